@@ -1,0 +1,36 @@
+"""Errors that reach the user. Each message names the value, the rule it broke, and the way out."""
+
+
+class PharosError(Exception):
+    """Base of everything a user can cause; the command line prints it as one line and exits with 1."""
+
+
+class DocumentError(PharosError):
+    """A document could not be read. The rest of the ingest goes on; the report carries the message."""
+
+
+class LibraryError(PharosError):
+    """A library folder is missing, of another version, or made with another encoder."""
+
+
+class LockedError(LibraryError):
+    """Another process is writing to the library."""
+
+
+class IntegrityError(LibraryError):
+    """What the library holds does not add up; `pharos library check` lists where."""
+
+
+class ModelError(PharosError):
+    """A model could not be found, verified or loaded."""
+
+
+class EndpointError(PharosError):
+    """A remote language model did not answer as its API promises."""
+
+
+class MissingExtraError(PharosError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, purpose: str, install: str) -> None:
+        super().__init__(f"{purpose} needs {package}, which is not installed: {install}")

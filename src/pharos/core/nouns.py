@@ -1,0 +1,163 @@
+"""The nouns that every layer speaks.
+
+All offsets are in characters (Unicode code points) of `Document.text`, the parsed and cleaned
+text that the library stores; spans are half-open, `text[start:end]`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """A run of text under one heading. `headings` is the path from the outermost heading inwards."""
+
+    start: int
+    end: int
+    headings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """The text of one page; `number` counts from 1 as a PDF viewer does."""
+
+    start: int
+    end: int
+    number: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """One parsed document. `sections` and `pages` are in order and do not overlap;
+    together the sections cover the text, and text of no page (or of a format without pages)
+    lies in no `Page`. `source` names the document within a library: a path or a URI."""
+
+    source: str
+    title: str
+    text: str
+    format: str
+    sections: tuple[Section, ...] = ()
+    pages: tuple[Page, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def page_at(self, offset: int) -> int | None:
+        """The number of the page that holds the character at `offset`."""
+        return next((p.number for p in self.pages if p.start <= offset < p.end), None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passage:
+    """A stretch of a document that is retrieved as a whole: `text == document.text[start:end]`."""
+
+    id: str
+    document_id: str
+    source: str
+    title: str
+    headings: tuple[str, ...]
+    page: int | None
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hit:
+    """A retrieved passage. `score` orders the hits; `scores` holds what it was made of
+    (`cosine`, `bm25`, their ranks, `rerank`) for whoever asks why."""
+
+    passage: Passage
+    score: float
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """What a reader found: characters `start` to `end` of `passage.text`, and how sure it is (0 to 1)."""
+
+    passage: Passage
+    start: int
+    end: int
+    score: float
+
+    @property
+    def text(self) -> str:
+        return self.passage.text[self.start : self.end]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Citation:
+    """A quote and where it stands: `quote == document.text[start:end]`, always."""
+
+    document: str
+    title: str
+    headings: tuple[str, ...]
+    page: int | None
+    start: int
+    end: int
+    quote: str
+    score: float
+
+    @classmethod
+    def of(cls, span: Span, *, page: int | None) -> "Citation":
+        passage = span.passage
+        return cls(
+            document=passage.source,
+            title=passage.title,
+            headings=passage.headings,
+            page=page,
+            start=passage.start + span.start,
+            end=passage.start + span.end,
+            quote=span.text,
+            score=span.score,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """`answer` is None when abstained; `looked_at` then says what was read, best first.
+    `unsupported` lists sentences a language model wrote that its sources do not bear out."""
+
+    question: str
+    answer: str | None
+    abstained: bool
+    confidence: float
+    citations: tuple[Citation, ...] = ()
+    looked_at: tuple[Citation, ...] = ()
+    unsupported: tuple[str, ...] = ()
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingParams:
+    """How a language model draws its tokens; the names are the OpenAI API's."""
+
+    max_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+        if not 0.0 <= self.temperature:
+            raise ValueError(f"temperature is {self.temperature}; it must not be negative")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    text: str
+    finish_reason: str
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
