@@ -1,0 +1,118 @@
+"""Weights from safetensors files into a module, with every mismatch named."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pharos.core.errors import ModelError
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal; reads at the speed of the disk and keeps no cache."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_sha256(path: Path, expected: str) -> None:
+    """Raises ModelError unless the file is, byte for byte, the one expected."""
+    found = sha256_of(path)
+    if found != expected:
+        raise ModelError(
+            f"{path} is not the published file: its SHA-256 is {found}, expected {expected}; "
+            "remove it and install the model again"
+        )
+
+
+def read_config(folder: Path) -> dict[str, object]:
+    """The `config.json` of a model folder."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as a model's configuration: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} holds a {type(config).__name__}; it must be a JSON object")
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder: one, or the shards that the index lists."""
+    if (folder / WEIGHTS_FILE).is_file():
+        return [folder / WEIGHTS_FILE]
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        raise ModelError(f"{folder} has no {WEIGHTS_FILE}; only safetensors weights are loaded")
+    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    return [folder / name for name in sorted(set(shards))]
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a model folder by its name in the file, on the CPU, memory-mapped."""
+    weights: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        try:
+            weights |= load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
+    return weights
+
+
+def load_weights(
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    names: Mapping[str, Sequence[str]],
+    *,
+    ignore: Iterable[str] = (),
+) -> None:
+    """Give `module` its parameters. `names` says which tensors make up each, joined along their first
+    dimension; tensors that start with a prefix in `ignore` may be left over.
+
+    The parameters are replaced, not copied into, so a module made on the `meta` device will do.
+    Raises ModelError naming all that is missing, left over, or of another shape.
+    """
+    problems = _missing(weights, names) + _left_over(weights, names, tuple(ignore))
+    if not problems:
+        state = {
+            ours: torch.cat([weights[name] for name in theirs])
+            if len(theirs) > 1
+            else weights[theirs[0]]
+            for ours, theirs in names.items()
+        }
+        problems = _misshapen(module, state, names)
+    if problems:
+        raise ModelError("the weights do not fit the model: " + "; ".join(problems))
+    module.load_state_dict(state, assign=True)
+    module.requires_grad_(False)
+
+
+def _missing(weights: Mapping[str, Tensor], names: Mapping[str, Sequence[str]]) -> list[str]:
+    wanted = {name for theirs in names.values() for name in theirs}
+    return [f"{name} is missing" for name in sorted(wanted - weights.keys())]
+
+
+def _left_over(
+    weights: Mapping[str, Tensor], names: Mapping[str, Sequence[str]], ignore: tuple[str, ...]
+) -> list[str]:
+    wanted = {name for theirs in names.values() for name in theirs}
+    extra = sorted(name for name in weights.keys() - wanted if not name.startswith(ignore))
+    return [f"{name} is unexpected" for name in extra]
+
+
+def _misshapen(
+    module: nn.Module, state: Mapping[str, Tensor], names: Mapping[str, Sequence[str]]
+) -> list[str]:
+    shapes = {name: tuple(parameter.shape) for name, parameter in module.state_dict().items()}
+    return [
+        f"{' + '.join(names[name])} has shape {tuple(tensor.shape)}, expected {shapes[name]}"
+        for name, tensor in state.items()
+        if tuple(tensor.shape) != shapes[name]
+    ]

@@ -1,0 +1,146 @@
+"""Sentences to vectors with a BERT (Reimers & Gurevych 2019, arXiv:1908.10084).
+
+The mean over a text's last hidden states, scaled to length 1. Texts are sorted by length and packed
+into batches of so many tokens: no padding is computed, and a batch stays in the processor's cache.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from pharos.core.errors import ModelError
+from pharos.models.bert import IGNORED_WEIGHTS, Bert, BertConfig, hugging_face_names
+from pharos.models.checkpoint import (
+    WEIGHTS_FILE,
+    load_weights,
+    read_config,
+    read_weights,
+    sha256_of,
+    verify_sha256,
+)
+from pharos.models.resolve import ModelFolder, find_model
+from pharos.ops import mean_pool, runs_of
+
+Precision = Literal["auto", "fp32", "bf16", "int8"]
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+BATCH_TOKENS = 4096
+
+
+class SentenceEncoder:
+    """A `core.Embedder`. Make one with `load_encoder`."""
+
+    def __init__(
+        self, model: Bert, tokenizer_file: Path, *, name: str, max_tokens: int, precision: str
+    ) -> None:
+        self.name = name
+        self.dim = model.config.hidden_size
+        self.max_tokens = max_tokens
+        self.precision = precision
+        self.tokenizer_file = tokenizer_file
+        self._model = model.eval()
+        self._tokenizer = load_tokenizer(tokenizer_file, max_tokens)
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors `[len(texts), dim]`; a text is cut after `max_tokens` tokens."""
+        ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        vectors = np.empty((len(ids), self.dim), dtype=np.float32)
+        for batch in plan_batches([len(text) for text in ids], BATCH_TOKENS):
+            vectors[batch] = self._embed_batch([ids[i] for i in batch])
+        return vectors
+
+    @torch.inference_mode()
+    def _embed_batch(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        runs = runs_of([len(text) for text in ids])
+        device = self._model.embeddings.word.weight.device
+        ids_N = torch.tensor(list(chain.from_iterable(ids)), device=device)
+        pooled_BD = mean_pool(self._model(ids_N, runs), runs)
+        vectors: NDArray[np.float32] = F.normalize(pooled_BD, dim=-1).cpu().numpy()
+        return vectors
+
+
+def load_encoder(
+    model: str = DEFAULT_MODEL, precision: Precision = "auto", threads: int | None = None
+) -> SentenceEncoder:
+    """The encoder of that name (see `models.resolve.find_model`), verified, ready to embed.
+
+    `threads` sets torch's threads for the whole process; None leaves them as they are.
+    Raises ModelError if the model is missing, altered, or not a BERT.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    folder = find_model(model)
+    digest = _verified_digest(folder)
+    chosen = best_precision() if precision == "auto" else precision
+    return SentenceEncoder(
+        _load_bert(folder.path).to(torch.bfloat16 if chosen == "bf16" else torch.float32),
+        folder.path / "tokenizer.json",
+        name=f"{folder.name}@{digest[:8]}",
+        max_tokens=_max_tokens(folder.path),
+        precision=chosen,
+    )
+
+
+def best_precision() -> Precision:
+    """bf16 where the processor multiplies it in hardware, else fp32."""
+    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
+
+
+def load_tokenizer(path: Path, max_tokens: int) -> Tokenizer:
+    """The tokenizer of a model, cutting at `max_tokens` and never padding, whatever its file says
+    (that of all-MiniLM-L6-v2 says 128 for both)."""
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise ModelError(f"{path} cannot be read as a tokenizer: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_tokens)
+    return tokenizer
+
+
+def plan_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Indices of texts, longest first, in batches whose lengths add up to at most `max_tokens`
+    (a single longer text is a batch of its own)."""
+    batch: list[int] = []
+    room = max_tokens
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and lengths[i] > room:
+            yield batch
+            batch, room = [], max_tokens
+        batch.append(i)
+        room -= lengths[i]
+    if batch:
+        yield batch
+
+
+def _verified_digest(folder: ModelFolder) -> str:
+    if folder.sha256 is None:
+        return sha256_of(folder.path / WEIGHTS_FILE)
+    verify_sha256(folder.path / WEIGHTS_FILE, folder.sha256)
+    return folder.sha256
+
+
+def _load_bert(folder: Path) -> Bert:
+    config = BertConfig.from_hugging_face(read_config(folder))
+    with torch.device("meta"):
+        bert = Bert(config)
+    names = hugging_face_names(config)
+    load_weights(bert, read_weights(folder), names, ignore=IGNORED_WEIGHTS)
+    return bert
+
+
+def _max_tokens(folder: Path) -> int:
+    """What the model was trained for, from sentence-transformers' own file, else all its positions."""
+    path = folder / "sentence_bert_config.json"
+    positions = BertConfig.from_hugging_face(read_config(folder)).max_position_embeddings
+    if not path.is_file():
+        return positions
+    import json
+
+    return min(positions, int(json.loads(path.read_text(encoding="utf-8"))["max_seq_length"]))
