@@ -1,0 +1,5 @@
+"""Language models behind an HTTP endpoint."""
+
+from pharos.serve.client import ChatEndpoint
+
+__all__ = ["ChatEndpoint"]

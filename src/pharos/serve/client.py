@@ -1,0 +1,222 @@
+"""A language model behind any OpenAI-compatible endpoint.
+
+The endpoint is chosen by the user but not trusted: redirects are not followed, replies are bounded,
+and the API key (from the environment only) goes to the given address and nowhere else; proxies and
+`.netrc` are not consulted. A request is repeated only as long as nothing of its reply has been
+passed on, so that no text is ever doubled.
+"""
+
+import os
+import ssl
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from pharos.core import Completion, EndpointError, Message, SamplingParams
+from pharos.serve.events import read_events
+from pharos.serve.wire import (
+    base_of,
+    chat_request,
+    model_names,
+    printable,
+    read_completion,
+    read_object,
+    read_pieces,
+    refusal,
+)
+
+MAX_RESPONSE_BYTES = 8 << 20
+_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_LONGEST_WAIT_S = 20.0
+
+
+class ChatEndpoint:
+    """`LanguageModel` over `/v1/chat/completions`; close it, or use it in a `with` statement.
+
+    The model is `model`, else what follows `#` in the URL, else the first that `/v1/models` lists,
+    else "default" (servers of one model that list none ignore the name).
+    `timeout_s` is the longest silence, `limit_s` the longest reply; a request refused for a passing
+    reason is repeated `retries` times, after `wait_s` seconds, then twice that, and so on.
+    Raises EndpointError if the address is wrong or nothing answers there.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str | None = None,
+        timeout_s: float = 120.0,
+        limit_s: float = 900.0,
+        retries: int = 2,
+        wait_s: float = 0.5,
+    ) -> None:
+        self.base_url, fragment = base_of(url)
+        self._retries = retries
+        self._wait_s = wait_s
+        self._limit_s = limit_s
+        self._client = httpx.Client(
+            timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s)),
+            headers=_headers(),
+            verify=_certificates(),
+            follow_redirects=False,
+            trust_env=False,
+        )
+        self.name = model or fragment or "default"
+        if not (model or fragment):
+            self.name = self._first_model()
+
+    def models(self) -> list[str]:
+        """The names that `/v1/models` lists; none if the server has no such page."""
+        with self._request("GET", "/models", None) as response:
+            if response.status_code in (404, 405, 501):
+                return []
+            return model_names(self._reply(response))
+
+    def stream(self, messages: Sequence[Message], params: SamplingParams) -> Iterator[str]:
+        """The reply, piece by piece. Raises EndpointError, also half-way if the stream breaks."""
+        body = chat_request(self.name, messages, params, stream=True)
+        with self._request("POST", "/chat/completions", body) as response:
+            if "json" in response.headers.get("content-type", "") or response.status_code != 200:
+                yield read_completion(self._reply(response), self.base_url).text
+            else:
+                yield from read_pieces(read_events(self._bounded(response)), self.base_url)
+
+    def complete(self, messages: Sequence[Message], params: SamplingParams) -> Completion:
+        body = chat_request(self.name, messages, params, stream=False)
+        with self._request("POST", "/chat/completions", body) as response:
+            return read_completion(self._reply(response), self.base_url)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> "ChatEndpoint":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _first_model(self) -> str:
+        try:
+            return next(iter(self.models()), self.name)
+        except EndpointError:
+            self.close()
+            raise
+
+    @contextmanager
+    def _request(
+        self, method: str, path: str, body: Mapping[str, Any] | None
+    ) -> Iterator[httpx.Response]:
+        """An open response; what goes wrong with it while it is read becomes an EndpointError."""
+        response = self._opened(self._client.build_request(method, self.base_url + path, json=body))
+        try:
+            yield response
+        except httpx.TimeoutException as error:
+            raise EndpointError(
+                f"{self.base_url} fell silent half-way through its reply; ask again"
+            ) from error
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            raise EndpointError(
+                f"{self.base_url} broke off half-way through its reply ({error}); ask again"
+            ) from error
+        finally:
+            response.close()
+
+    def _opened(self, request: httpx.Request) -> httpx.Response:
+        """Send, and send again while the refusal is a passing one. No body has been read yet."""
+        for attempt in range(self._retries):
+            wait_s = self._wait_s * 2**attempt
+            try:
+                response = self._sent(request)
+            except _NoReplyError:
+                time.sleep(wait_s)
+                continue
+            if response.status_code not in _PASSING:
+                return response
+            response.close()
+            time.sleep(_asked_wait(response, wait_s))
+        return self._sent(request)
+
+    def _sent(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return self._client.send(request, stream=True)
+        except httpx.ConnectTimeout as error:
+            raise EndpointError(
+                f"{self.base_url} did not accept a connection in time; is the address right?"
+            ) from error
+        except httpx.ConnectError as error:
+            raise EndpointError(
+                f"nothing answers at {self.base_url} ({error}); is the server running, "
+                "and is the address right?"
+            ) from error
+        except httpx.TimeoutException as error:
+            raise EndpointError(
+                f"{self.base_url} accepted the question but did not reply in time"
+            ) from error
+        except httpx.TransportError as error:
+            raise _NoReplyError(
+                f"{self.base_url} closed the connection without a reply ({error})"
+            ) from error
+
+    def _reply(self, response: httpx.Response) -> dict[str, Any]:
+        """The whole body as an object; raises what any status but 200 means."""
+        if 300 <= response.status_code < 400:
+            where = printable(response.headers.get("location", "elsewhere"))
+            raise EndpointError(
+                f"{self.base_url} redirects to {where}; redirects are not followed: "
+                "give that address itself if you trust it"
+            )
+        body = b"".join(self._bounded(response))
+        if response.status_code != 200:
+            raise refusal(response.status_code, body, model=self.name, base_url=self.base_url)
+        return read_object(body, self.base_url)
+
+    def _bounded(self, response: httpx.Response) -> Iterator[bytes]:
+        """The body as it comes, up to MAX_RESPONSE_BYTES and for at most `limit_s` seconds."""
+        size, deadline = 0, time.monotonic() + self._limit_s
+        for chunk in response.iter_bytes():
+            size += len(chunk)
+            if size > MAX_RESPONSE_BYTES:
+                raise EndpointError(
+                    f"{self.base_url} sent more than {MAX_RESPONSE_BYTES:,} bytes; "
+                    "no answer is that long, so it was refused"
+                )
+            if time.monotonic() > deadline:
+                raise EndpointError(
+                    f"{self.base_url} was still replying after {self._limit_s:g} s and was cut off"
+                )
+            yield chunk
+
+
+class _NoReplyError(EndpointError):
+    """The connection closed before a reply began: worth another attempt."""
+
+
+def _headers() -> dict[str, str]:
+    headers = {"Accept-Encoding": "identity", "User-Agent": "pharos"}
+    key = os.environ.get("PHAROS_API_KEY") or os.environ.get("OPENAI_API_KEY")
+    if not key:
+        return headers
+    if not (key.isascii() and key.isprintable()):
+        raise EndpointError("PHAROS_API_KEY or OPENAI_API_KEY holds characters that no key has")
+    return headers | {"Authorization": f"Bearer {key}"}
+
+
+def _certificates() -> ssl.SSLContext | bool:
+    """The usual authorities, or those of SSL_CERT_FILE, which a company with its own sets."""
+    own = os.environ.get("SSL_CERT_FILE")
+    return ssl.create_default_context(cafile=own) if own else True
+
+
+def _asked_wait(response: httpx.Response, otherwise: float) -> float:
+    """Seconds until the next attempt: what the server asks for, within reason."""
+    asked = response.headers.get("retry-after", "")
+    return min(float(asked), _LONGEST_WAIT_S) if asked.isdecimal() else otherwise
