@@ -1,5 +1,5 @@
 """Language models behind an HTTP endpoint."""
 
-from pharos.serve.client import ChatEndpoint
+from pharos.serve.client import ChatEndpoint, EndpointConfig
 
-__all__ = ["ChatEndpoint"]
+__all__ = ["ChatEndpoint", "EndpointConfig"]

@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -34,30 +35,42 @@ _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _LONGEST_WAIT_S = 20.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class EndpointConfig:
+    """`timeout_s` is the longest silence, `limit_s` the longest reply. A request refused for a
+    passing reason is repeated `retries` times: after `wait_s` seconds, then twice that, and so on.
+    """
+
+    timeout_s: float = 120.0
+    limit_s: float = 900.0
+    retries: int = 2
+    wait_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.timeout_s <= 0 or self.limit_s <= 0:
+            raise ValueError(
+                f"timeout_s is {self.timeout_s} and limit_s {self.limit_s}; both must be above 0"
+            )
+        if self.retries < 0 or self.wait_s < 0:
+            raise ValueError(
+                f"retries is {self.retries} and wait_s {self.wait_s}; neither may be negative"
+            )
+
+
 class ChatEndpoint:
     """`LanguageModel` over `/v1/chat/completions`; close it, or use it in a `with` statement.
 
-    The model is `model`, else what follows `#` in the URL, else the first that `/v1/models` lists,
-    else "default" (servers of one model that list none ignore the name).
-    `timeout_s` is the longest silence, `limit_s` the longest reply; a request refused for a passing
-    reason is repeated `retries` times, after `wait_s` seconds, then twice that, and so on.
-    Raises EndpointError if the address is wrong or nothing answers there.
+    The model is `model`, else what follows `#` in the URL, else "default"; `connect` asks the
+    server instead.
     """
 
     def __init__(
-        self,
-        url: str,
-        *,
-        model: str | None = None,
-        timeout_s: float = 120.0,
-        limit_s: float = 900.0,
-        retries: int = 2,
-        wait_s: float = 0.5,
+        self, url: str, *, model: str | None = None, config: EndpointConfig | None = None
     ) -> None:
         self.base_url, fragment = base_of(url)
-        self._retries = retries
-        self._wait_s = wait_s
-        self._limit_s = limit_s
+        self.name = model or fragment or "default"
+        self._config = config or EndpointConfig()
+        timeout_s = self._config.timeout_s
         self._client = httpx.Client(
             timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s)),
             headers=_headers(),
@@ -65,9 +78,22 @@ class ChatEndpoint:
             follow_redirects=False,
             trust_env=False,
         )
-        self.name = model or fragment or "default"
-        if not (model or fragment):
-            self.name = self._first_model()
+
+    @classmethod
+    def connect(cls, url: str, *, config: EndpointConfig | None = None) -> "ChatEndpoint":
+        """The endpoint at `url`, asked for the first model that it lists unless `#NAME` says which.
+
+        A server that has no list keeps "default": those that serve one model ignore the name.
+        Raises EndpointError if nothing answers there.
+        """
+        endpoint = cls(url, config=config)
+        try:
+            if not base_of(url)[1]:
+                endpoint.name = next(iter(endpoint.models()), endpoint.name)
+        except EndpointError:
+            endpoint.close()
+            raise
+        return endpoint
 
     def models(self) -> list[str]:
         """The names that `/v1/models` lists; none if the server has no such page."""
@@ -104,13 +130,6 @@ class ChatEndpoint:
     ) -> None:
         self.close()
 
-    def _first_model(self) -> str:
-        try:
-            return next(iter(self.models()), self.name)
-        except EndpointError:
-            self.close()
-            raise
-
     @contextmanager
     def _request(
         self, method: str, path: str, body: Mapping[str, Any] | None
@@ -132,8 +151,8 @@ class ChatEndpoint:
 
     def _opened(self, request: httpx.Request) -> httpx.Response:
         """Send, and send again while the refusal is a passing one. No body has been read yet."""
-        for attempt in range(self._retries):
-            wait_s = self._wait_s * 2**attempt
+        for attempt in range(self._config.retries):
+            wait_s = self._config.wait_s * 2**attempt
             try:
                 response = self._sent(request)
             except _NoReplyError:
@@ -181,7 +200,7 @@ class ChatEndpoint:
 
     def _bounded(self, response: httpx.Response) -> Iterator[bytes]:
         """The body as it comes, up to MAX_RESPONSE_BYTES and for at most `limit_s` seconds."""
-        size, deadline = 0, time.monotonic() + self._limit_s
+        size, deadline = 0, time.monotonic() + self._config.limit_s
         for chunk in response.iter_bytes():
             size += len(chunk)
             if size > MAX_RESPONSE_BYTES:
@@ -191,7 +210,7 @@ class ChatEndpoint:
                 )
             if time.monotonic() > deadline:
                 raise EndpointError(
-                    f"{self.base_url} was still replying after {self._limit_s:g} s and was cut off"
+                    f"{self.base_url} was still replying after {self._config.limit_s:g} s and was cut off"
                 )
             yield chunk
 
