@@ -210,7 +210,7 @@ class ChatEndpoint:
                 )
             if time.monotonic() > deadline:
                 raise EndpointError(
-                    f"{self.base_url} was still replying after {self._config.limit_s:g} s and was cut off"
+                    f"{self.base_url} still replied after {self._config.limit_s:g} s; cut off"
                 )
             yield chunk
 
