@@ -1,0 +1,21 @@
+"""The parts that a library uses unless given others: the only place in `rag` that names any."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from pharos.core import Embedder
+
+
+@lru_cache(maxsize=1)
+def default_embedder() -> Embedder:
+    """The sentence encoder, verified and loaded once a process; this imports torch."""
+    from pharos.specialists.embed import load_encoder
+
+    return load_encoder()
+
+
+def default_tokenizer_file() -> Path:
+    """The tokenizer that passages are measured with, found without importing torch."""
+    from pharos.models.resolve import DEFAULT_ENCODER, find_model
+
+    return find_model(DEFAULT_ENCODER).path / "tokenizer.json"
