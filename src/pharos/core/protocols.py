@@ -1,12 +1,13 @@
 """Where packages meet: what the answer pipeline asks of a model, whichever model it is."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pharos.core.nouns import Completion, Hit, Message, SamplingParams, Span
+
+if TYPE_CHECKING:  # `pharos --help` does without numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @runtime_checkable
@@ -24,7 +25,7 @@ class Embedder(Protocol):
     dim: int
     max_tokens: int
 
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+    def embed(self, texts: Sequence[str]) -> "NDArray[np.float32]": ...
 
 
 @runtime_checkable

@@ -1,0 +1,162 @@
+"""`pharos ask`: a cited answer, or none."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pharos.cli.options import (
+    FilterOption,
+    GroupOption,
+    JsonOption,
+    LibraryOption,
+    library_folder,
+    metadata_filters,
+    reader_groups,
+)
+
+if TYPE_CHECKING:
+    from pharos.core import Answer, Citation, LanguageModel
+    from pharos.rag import Library
+
+ABSTAINED = 3
+
+
+def ask(
+    question: Annotated[str, typer.Argument(metavar="QUESTION", show_default=False)],
+    docs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--docs",
+            metavar="PATH",
+            help="Ingest this file, folder or glob first; repeatable. Without --library it goes "
+            "into a library of its own, kept for the next question.",
+        ),
+    ] = None,
+    library: LibraryOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="URL",
+            help="Let this OpenAI-compatible endpoint phrase the answer; what its sources do not "
+            "bear out is dropped. Without it the documents are quoted.",
+        ),
+    ] = None,
+    keep_unsupported: Annotated[
+        bool,
+        typer.Option(
+            "--keep-unsupported", help="With --model: mark what is not borne out, keep it."
+        ),
+    ] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            metavar="X",
+            min=0.0,
+            max=1.0,
+            help="Answer from this confidence upwards.",
+        ),
+    ] = None,
+    k: Annotated[
+        int, typer.Option("-k", metavar="N", min=1, help="How many passages are read.")
+    ] = 10,
+    groups: GroupOption = None,
+    filters: FilterOption = None,
+    as_json: JsonOption = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show on stderr how the answer came about.")
+    ] = False,
+) -> None:
+    """Answer a question, with the sources of every sentence.
+
+    \b
+    Examples:
+      pharos ask "How is a role dropped?" --docs manuals/
+      pharos ask "How is a role dropped?" --library manuals.library --json
+
+    Exit codes: 0 answered, 3 abstained, 2 wrong use, 1 failure.
+    """
+    from pharos.cli.rendering import explain_answer, print_answer
+    from pharos.cli.terminal import print_json
+    from pharos.rag import Library
+
+    asker, wanted = reader_groups(groups), metadata_filters(filters)
+    folder = library_folder(library) if library or not docs else docs_folder(docs, asker)
+    opened = Library.open(folder, create=bool(docs))
+    if docs:
+        bring_up_to_date(opened, docs, asker, prune=library is None)
+    with language_model(model) as writer:
+        answer = opened.ask(
+            question,
+            k=k,
+            groups=asker,
+            filters=wanted,
+            model=writer,
+            threshold=threshold,
+            keep_unsupported=keep_unsupported,
+        )
+    if as_json:
+        print_json(answer_object(answer))
+    else:
+        print_answer(answer)
+    if explain:
+        explain_answer(answer)
+    raise typer.Exit(ABSTAINED if answer.abstained else 0)
+
+
+def bring_up_to_date(
+    library: "Library", docs: list[str], groups: tuple[str, ...], *, prune: bool
+) -> None:
+    """Ingest `docs`; what could not be read is said on stderr, the question is asked anyway."""
+    from pharos.cli.ingest import ingest_with_bars
+    from pharos.cli.terminal import note
+
+    report = ingest_with_bars(library, docs, groups=groups, prune=prune, transient=True)
+    for failure in report.failures:
+        note(f"not read: {failure.source}: {failure.reason}")
+
+
+def language_model(url: str | None) -> "AbstractContextManager[LanguageModel | None]":
+    if url is None:
+        return nullcontext()
+    from pharos.serve import ChatEndpoint
+
+    return ChatEndpoint(url)
+
+
+def docs_folder(docs: list[str], groups: tuple[str, ...]) -> Path:
+    """The library kept for these paths: the same paths and groups find it again."""
+    import hashlib
+
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    places = sorted({str(Path(path).resolve()) for path in docs})
+    digest = hashlib.sha256("\0".join([*places, "", *sorted(groups)]).encode("utf-8", "replace"))
+    return data / "pharos" / "asked" / digest.hexdigest()[:16]
+
+
+def answer_object(answer: "Answer") -> dict[str, Any]:
+    """What `--json` prints. The keys are an interface: add none, drop none."""
+    return {
+        "answer": answer.answer,
+        "abstained": answer.abstained,
+        "confidence": answer.confidence,
+        "citations": [citation_object(citation) for citation in answer.citations],
+        "timings_ms": dict(answer.timings_ms),
+    }
+
+
+def citation_object(citation: "Citation") -> dict[str, Any]:
+    return {
+        "document": citation.document,
+        "title": citation.title,
+        "headings": list(citation.headings),
+        "page": citation.page,
+        "start": citation.start,
+        "end": citation.end,
+        "quote": citation.quote,
+        "score": citation.score,
+    }

@@ -1,0 +1,84 @@
+"""`pharos demo`: the whole tool on documents that every machine has.
+
+The documents are the language reference that CPython carries for its `help()`, one file a topic,
+and the descriptions of the packages that Pharos was installed with. Nothing is downloaded.
+"""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pharos.cli.doctor import DISTRIBUTION, runtime_requirements
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
+
+ANSWERABLE = (
+    "What happens when a mutable object is used as a default parameter value?",
+    "When is the else clause of a loop executed?",
+    "Which hash does rensa use to estimate similarity?",
+)
+UNANSWERABLE = "How long should I boil an ostrich egg?"
+
+
+def demo(
+    folder: Annotated[
+        Path, typer.Option("--folder", metavar="DIR", help="Where documents and library go.")
+    ] = Path("demo-library"),
+) -> None:
+    """Try it on documents that every machine has.
+
+    Builds a library below DIR and asks it three questions that it can answer and one it cannot.
+
+    \b
+    Example:
+      pharos demo && cd demo-library && pharos ask "What does a with statement do?"
+    """
+    from pharos.cli import rendering, terminal
+    from pharos.cli.ingest import ingest_with_bars
+    from pharos.rag import Library
+
+    started = time.monotonic()
+    documents = write_documents(folder / "documents")
+    terminal.note(f"{documents} documents written to {folder / 'documents'}")
+    library = Library.open(folder / "pharos.library")
+    report = ingest_with_bars(library, [str(folder / "documents")], prune=True)
+    rendering.print_report(report, folder / "pharos.library")
+    for question in (*ANSWERABLE, UNANSWERABLE):
+        rendering.print_question(question)
+        rendering.print_answer(library.ask(question))
+    terminal.note(f"\nAll of this took {time.monotonic() - started:.0f} s. Go on with:")
+    terminal.note(f'  cd {folder} && pharos ask "What does a with statement do?"')
+
+
+def write_documents(folder: Path) -> int:
+    """Write the demo's documents below `folder`; returns how many."""
+    texts = {**language_reference(), **package_descriptions()}
+    for name, text in texts.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return len(texts)
+
+
+def language_reference() -> dict[str, str]:
+    from pydoc_data.topics import topics
+
+    return {f"python/{name}.rst": text for name, text in topics.items()}
+
+
+def package_descriptions() -> dict[str, str]:
+    """The README of each package that Pharos requires, as its METADATA carries it."""
+    from importlib.metadata import distribution
+
+    names = [DISTRIBUTION, *runtime_requirements()]
+    return {f"packages/{name}.md": description(distribution(name)) for name in names}
+
+
+def description(package: "Distribution") -> str:
+    fields = package.metadata
+    facts = [f"- {key}: {fields[key]}" for key in ("Version", "License-Expression", "Summary")]
+    known = [fact for fact in facts if not fact.endswith(": None")]
+    return "\n".join([f"# {fields['Name']}", "", *known, "", str(fields.json.get("description", ""))])

@@ -1,0 +1,79 @@
+"""`pharos ingest`: documents into a library, with progress and a report."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pharos.cli.options import PUBLIC, JsonOption, LibraryOption, library_folder, reader_groups
+
+if TYPE_CHECKING:
+    from pharos.rag import IngestReport, Library
+
+
+def ingest(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH...", show_default=False, help="Files, folders, globs, or -."),
+    ],
+    library: LibraryOption = None,
+    groups: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--group",
+            metavar="GROUP",
+            help="Let this group read the documents; repeatable. Default: public.",
+        ),
+    ] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove documents whose files are gone.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read documents into a library. What has not changed is skipped.
+
+    Stopped at any moment, the library is whole; the same command goes on where it stopped.
+
+    \b
+    Examples:
+      pharos ingest manuals/ notes.md --library manuals.library
+      pharos ingest contracts/ --group legal --prune
+      man -P cat ls | pharos ingest -
+
+    Exit codes: 0 done (files that failed are in the report), 1 if no file could be read.
+    """
+    from pharos.cli.rendering import print_report
+    from pharos.cli.terminal import print_json
+    from pharos.rag import Library
+
+    folder = library_folder(library)
+    report = ingest_with_bars(
+        Library.open(folder), paths, groups=reader_groups(groups), prune=prune
+    )
+    if as_json:
+        print_json(asdict(report))
+    else:
+        print_report(report, folder)
+    if report.failures and not report.documents:
+        raise typer.Exit(1)
+
+
+def ingest_with_bars(
+    library: "Library",
+    paths: Sequence[str],
+    *,
+    groups: Sequence[str] = (PUBLIC,),
+    prune: bool = False,
+    transient: bool = False,
+) -> "IngestReport":
+    """Ingest with progress on stderr; `transient` bars vanish when they are done."""
+    from pharos.cli.progress import progress_bars
+    from pharos.cli.terminal import note
+
+    try:
+        with progress_bars(transient=transient) as on_progress:
+            return library.ingest(paths, groups=groups, prune=prune, on_progress=on_progress)
+    except KeyboardInterrupt:
+        note("Stopped. The library is whole; the same command goes on from here.")
+        raise

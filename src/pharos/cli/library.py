@@ -1,0 +1,130 @@
+"""`pharos library`: what a library holds."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pharos.cli.options import JsonOption, LibraryOption, library_folder
+
+if TYPE_CHECKING:
+    from pharos.rag import Library
+
+library = typer.Typer(
+    name="library",
+    help="List, show, remove and check the documents of a library.",
+    epilog="Example: pharos library list --library manuals.library",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+def opened(folder: Path | None) -> "Library":
+    from pharos.rag import Library
+
+    return Library.open(library_folder(folder), create=False)
+
+
+@library.command("list")
+def list_documents(folder: LibraryOption = None, as_json: JsonOption = False) -> None:
+    """List the documents, one a line.
+
+    \b
+    Example:
+      pharos library list --library manuals.library
+    """
+    from pharos.cli import rendering, terminal
+
+    documents = opened(folder).documents()
+    if as_json:
+        terminal.print_json({"documents": [asdict(document) for document in documents]})
+    else:
+        rendering.print_documents(documents)
+
+
+@library.command()
+def show(
+    source: Annotated[str, typer.Argument(metavar="DOCUMENT", show_default=False)],
+    folder: LibraryOption = None,
+    span: Annotated[
+        str | None,
+        typer.Option(
+            "--span", metavar="START:END", help="Print these characters of the text, as cited."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a document: its headings, or the text that a citation points to.
+
+    \b
+    Examples:
+      pharos library show manuals/roles.pdf
+      pharos library show manuals/roles.pdf --span 1024:1188
+    """
+    from pharos.cli import rendering, terminal
+
+    document = opened(folder).document(source)
+    if span is not None:
+        start, end = span_of(span, len(document.text))
+        document_text = document.text[start:end]
+        if as_json:
+            terminal.print_json(
+                {"document": source, "start": start, "end": end, "text": document_text}
+            )
+        else:
+            rendering.print_text(document_text)
+    elif as_json:
+        terminal.print_json(asdict(document) | {"metadata": dict(document.metadata)})
+    else:
+        rendering.print_document(document)
+
+
+def span_of(span: str, length: int) -> tuple[int, int]:
+    """`"10:25"` to `(10, 25)`, which must lie within a text of `length` characters."""
+    start, _, end = span.partition(":")
+    if not (start.isdecimal() and end.isdecimal() and int(start) <= int(end) <= length):
+        raise typer.BadParameter(
+            f"--span {span!r} is not START:END within the text's {length} characters, "
+            f"for example 0:{min(length, 80)}"
+        )
+    return int(start), int(end)
+
+
+@library.command()
+def remove(
+    sources: Annotated[list[str], typer.Argument(metavar="DOCUMENT...", show_default=False)],
+    folder: LibraryOption = None,
+) -> None:
+    """Remove documents from the library; their files are not touched.
+
+    \b
+    Example:
+      pharos library remove manuals/old.pdf
+    """
+    from pharos.cli import terminal
+
+    count = opened(folder).remove(sources)
+    terminal.note(f"removed {count} of {len(sources)} documents")
+
+
+@library.command()
+def check(folder: LibraryOption = None, as_json: JsonOption = False) -> None:
+    """Check that everything adds up: passages, vectors, offsets, texts.
+
+    Prints what does not, one line each, and exits with 1 if anything does not.
+
+    \b
+    Example:
+      pharos library check --library manuals.library
+    """
+    from pharos.cli import rendering, terminal
+
+    library = opened(folder)
+    problems = library.check()
+    if as_json:
+        terminal.print_json({"problems": problems, **asdict(library.stats())})
+    else:
+        rendering.print_check(problems, library.stats())
+    if problems:
+        raise typer.Exit(1)

@@ -1,0 +1,208 @@
+"""How answers, hits, reports and documents look on the terminal.
+
+A link goes only to a file that is there, never to an address that a document names.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from pharos.cli.terminal import indented, messages, one_line, printable, results
+from pharos.core import Answer, Citation, Document, Hit, Passage
+
+if TYPE_CHECKING:
+    from pharos.cli.doctor import Check
+    from pharos.rag import DocumentRecord, IngestReport, LibraryStats
+
+MOST_LISTED = 20
+
+
+def place(source: str, title: str, headings: tuple[str, ...]) -> Text:
+    """Where a text stands in words: `Title › Chapter › Section`."""
+    names = [one_line(name) for name in (title, *headings)]
+    path = [name for i, name in enumerate(names) if name and name not in names[:i]]
+    return Text(" › ".join(path) or one_line(source), style="bold")
+
+
+def source_link(source: str, page: int | None) -> Text:
+    """The document's name; a link to it (at its page) where it is a file on this machine."""
+    shown = Text(one_line(source))
+    path = Path(source)
+    if "\0" not in source and path.is_file():
+        uri = path.resolve().as_uri() + (f"#page={page}" if page is not None else "")
+        shown.stylize(Style(link=uri))
+    return shown
+
+
+def position(page: int | None, start: int, end: int) -> str:
+    characters = f"characters {start}–{end}"
+    return characters if page is None else f"page {page}, {characters}"
+
+
+def print_answer(answer: Answer) -> None:
+    """The answer and its numbered sources; or that there is none, and what was looked at."""
+    console = results()
+    if answer.answer is None:
+        console.print(Text("No answer: the documents do not support one.", style="bold"))
+        if answer.looked_at:
+            console.print(Text(f"\nLooked at (confidence {answer.confidence:.2f} was too low):"))
+        print_citations(console, answer.looked_at)
+        return
+    for line in indented(Text(printable(answer.answer)), "", console):
+        console.print(line)
+    console.print(Text(f"\nSources (confidence {answer.confidence:.2f}):"))
+    print_citations(console, answer.citations)
+
+
+def print_citations(console: Console, citations: tuple[Citation, ...]) -> None:
+    for number, citation in enumerate(citations, start=1):
+        label = f"[{number}] "
+        heading = place(citation.document, citation.title, citation.headings)
+        console.print(Text(label, style="cyan") + heading, soft_wrap=True)
+        where = position(citation.page, citation.start, citation.end)
+        link = source_link(citation.document, citation.page)
+        console.print(Text(" " * len(label)) + link + Text(f", {where}"), soft_wrap=True)
+        for line in indented(Text(printable(citation.quote)), "    │ ", console):
+            console.print(line)
+
+
+def print_hits(hits: list[Hit], *, explain: bool) -> None:
+    console = results()
+    for number, hit in enumerate(hits, start=1):
+        _print_hit(console, number, hit, explain=explain)
+
+
+def _print_hit(console: Console, number: int, hit: Hit, *, explain: bool) -> None:
+    passage, label = hit.passage, f"{number:>2}. "
+    heading = place(passage.source, passage.title, passage.headings)
+    console.print(Text(label, style="cyan") + heading, soft_wrap=True)
+    where = f", {position(passage.page, passage.start, passage.end)}, score {hit.score:.4f}"
+    link = source_link(passage.source, passage.page)
+    console.print(Text("    ") + link + Text(where), soft_wrap=True)
+    if explain:
+        console.print(Text("    " + explained(hit.scores), style="dim"), soft_wrap=True)
+    for line in indented(Text(excerpt(passage)), "    │ ", console):
+        console.print(line)
+
+
+def explained(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+
+
+def excerpt(passage: Passage, length: int = 320) -> str:
+    """The beginning of a passage on one line, cut at a word."""
+    text = one_line(passage.text)
+    if len(text) <= length:
+        return text
+    return text[:length].rsplit(" ", 1)[0] + " …"
+
+
+def print_question(question: str) -> None:
+    results().print(Text(f"\n? {one_line(question)}", style="bold cyan"), soft_wrap=True)
+
+
+def explain_answer(answer: Answer) -> None:
+    """On stderr: the times, the passages that were read, the sentences that were dropped."""
+    console = messages()
+    times = ", ".join(f"{stage} {ms:.0f} ms" for stage, ms in answer.timings_ms.items())
+    console.print(Text(f"\nConfidence {answer.confidence:.3f}; {times}"), soft_wrap=True)
+    for citation in answer.looked_at:
+        where = position(citation.page, citation.start, citation.end)
+        line = f"  read ({citation.score:.3f}) {one_line(citation.document)}, {where}"
+        console.print(Text(line, style="dim"), soft_wrap=True)
+    for sentence in answer.unsupported:
+        console.print(Text(f"  not borne out: {one_line(sentence)}"), soft_wrap=True)
+
+
+def print_report(report: "IngestReport", folder: Path) -> None:
+    """What an ingest did, and every file it could not take with the reason."""
+    console = results()
+    counts = {
+        "added": report.added,
+        "changed": report.changed,
+        "unchanged": report.unchanged,
+        "removed": report.removed,
+    }
+    done = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    console.print(Text(f"{done or 'nothing to do'} in {report.seconds:.1f} s"), soft_wrap=True)
+    holds = f"{folder} holds {report.documents:,} documents in {report.passages:,} passages"
+    console.print(Text(one_line(holds)), soft_wrap=True)
+    duplicates = [
+        f"{one_line(item.source)} = {one_line(item.duplicate_of)} "
+        f"({'exact' if item.kind == 'exact' else f'{item.similarity:.0%} alike'})"
+        for item in report.duplicates
+    ]
+    failures = [f"{one_line(item.source)}: {one_line(item.reason)}" for item in report.failures]
+    _print_listed(console, "duplicates, left out", duplicates)
+    _print_listed(console, "failures", failures)
+
+
+def _print_listed(console: Console, name: str, lines: Sequence[str]) -> None:
+    if lines:
+        console.print(Text(f"{len(lines):,} {name}:", style="bold"))
+    for line in lines[:MOST_LISTED]:
+        console.print(Text(f"  {line}"), soft_wrap=True)
+    if len(lines) > MOST_LISTED:
+        console.print(Text(f"  and {len(lines) - MOST_LISTED:,} more; --json lists all"))
+
+
+def print_documents(documents: Sequence["DocumentRecord"]) -> None:
+    console = results()
+    for record in documents:
+        facts = f"{record.format}, {record.num_passages} passages, {', '.join(record.groups)}"
+        if record.status != "indexed":
+            facts += f", {record.status}"
+        line = source_link(record.source, None) + Text(f"  {one_line(record.title)}", style="bold")
+        console.print(line + Text(f"  ({one_line(facts)})", style="dim"), soft_wrap=True)
+
+
+def print_document(document: Document) -> None:
+    """A document's facts and its outline, each heading with the characters it covers."""
+    facts: dict[str, object] = {"source": document.source, "format": document.format}
+    facts |= {"characters": len(document.text), "pages": len(document.pages) or None}
+    print_fields(document.title, facts | dict(document.metadata))
+    console = results()
+    for section in document.sections:
+        if section.headings:
+            indent = "  " * len(section.headings)
+            heading = Text(f"{indent}{one_line(section.headings[-1])}")
+            span = Text(f"  {section.start}:{section.end}", style="dim")
+            console.print(heading + span, soft_wrap=True)
+
+
+def print_text(text: str) -> None:
+    results().print(Text(printable(text)), soft_wrap=True)
+
+
+def print_fields(title: str, fields: Mapping[str, object]) -> None:
+    """A title and its facts, one a line; facts that are None are left out."""
+    console = results()
+    console.print(Text(one_line(title), style="bold"), soft_wrap=True)
+    for name, value in fields.items():
+        if value is not None:
+            line = Text(f"  {one_line(name)}: ", style="dim") + Text(one_line(str(value)))
+            console.print(line, soft_wrap=True)
+
+
+def print_check(problems: Sequence[str], stats: "LibraryStats") -> None:
+    console = results()
+    for problem in problems:
+        console.print(Text(one_line(problem), style="red"), soft_wrap=True)
+    held = f"{stats.documents:,} documents, {stats.passages:,} passages, {stats.windows:,} vectors"
+    verdict = f"{len(problems):,} problems" if problems else "everything adds up"
+    console.print(Text(f"{held}: {verdict}"), soft_wrap=True)
+
+
+def print_checks(checks: Sequence["Check"]) -> None:
+    console = results()
+    for check in checks:
+        mark = Text("ok    ", style="green") if check.ok else Text("wrong ", style="bold red")
+        for line in indented(Text(f"{check.name}: {one_line(check.found)}"), "      ", console):
+            console.print(mark + line[6:] if mark else line, soft_wrap=True)
+            mark = Text("")
+        if not check.ok:
+            console.print(Text(f"      mend it with: {check.mend}"), soft_wrap=True)
