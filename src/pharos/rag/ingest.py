@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from pharos.core import Embedder, Passage
 from pharos.data.chunking import Chunk, ChunkConfig, heading_prefix
-from pharos.data.deduplication import NearDuplicates
+from pharos.data.deduplication import DEFAULT_THRESHOLD, NearDuplicates
 from pharos.data.discover import SourceFile, discover
 from pharos.data.parsing import ParseLimits
 from pharos.data.prepare import Prepared, hash_file, prepare
@@ -43,7 +43,8 @@ from pharos.rag.store import Store, Writer
 PARSER_VERSION = 1
 GROUP_WINDOWS = 512
 EMBED_WINDOWS = 128
-INDEX_EVERY_PASSAGES = 50_000
+# Searches slow down with every commit that is not yet compacted and indexed: by 40, noticeably.
+INDEX_EVERY_COMMITS = 40
 
 RECORD_COLUMNS = ["id", "source", "readers", "status", "duplicate_of", "size", "mtime_ns"]
 RECORD_COLUMNS += ["file_hash", "text_hash", "signature", "recipe"]
@@ -61,16 +62,16 @@ class IngestConfig:
     chunking: ChunkConfig = field(default_factory=ChunkConfig)
     parse_limits: ParseLimits = field(default_factory=ParseLimits)
     worker_limits: WorkerLimits = field(default_factory=WorkerLimits)
-    near_duplicate_threshold: float = 0.9
+    near_duplicate_threshold: float = DEFAULT_THRESHOLD
     workers: int = 0
 
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise ValueError(f"workers is {self.workers}; give at least 1, or 0 for one per core")
-        if not 0.0 < self.near_duplicate_threshold <= 1.0:
+        if not 0.5 <= self.near_duplicate_threshold <= 1.0:
             raise ValueError(
                 f"near_duplicate_threshold is {self.near_duplicate_threshold}; it is a similarity "
-                f"above 0 and at most 1 (1 keeps all but exact duplicates)"
+                f"from 0.5 to 1 (1 drops only texts with the same words in the same order)"
             )
 
     @property
@@ -240,6 +241,7 @@ class Ingest:
         )
         before = set(sources)
         done: set[str] = set()
+        commits = 0
         for group in self._groups(plan.work, known, sources):
             ids = {document_id(prepared.file.source) for prepared, _, _ in group}
             done |= ids
@@ -248,7 +250,8 @@ class Ingest:
             self._fill(batch, group)
             writer.commit(batch)
             self._count(group, num_changed=len(ids & before))
-            if writer.unindexed_passages() > INDEX_EVERY_PASSAGES:
+            commits += 1
+            if commits % INDEX_EVERY_COMMITS == 0:
                 self._tell(stage="index")
                 writer.index()
                 self._tell(stage="ingest")

@@ -159,12 +159,13 @@ class Writer:
         Nothing is cleaned up before the manifest names the new versions: what it names must exist.
         """
         stale = [name for name in TABLES if self._is_stale(name)]
-        for name in stale:
-            self._table[name].optimize(cleanup_older_than=NEVER)
-        if index_vectors(self._table["windows"]) or stale:
+        if not stale:
+            return
+        for age in (NEVER, KEEP_VERSIONS):
+            for name in stale:
+                self._table[name].optimize(cleanup_older_than=age)
+            index_vectors(self._table["windows"])
             self._publish()
-            for name in TABLES:
-                self._table[name].cleanup_old_versions(older_than=KEEP_VERSIONS)
 
     def unindexed_passages(self) -> int:
         return max(
