@@ -1,0 +1,142 @@
+"""Paths, folders and globs become a sorted list of files, and a line for whatever is not one.
+
+Every real file is listed once, however many symbolic links lead to it. Nothing is opened here: a
+FIFO or a device is told by its kind and never read. Paths are plain strings inside, for speed.
+"""
+
+import glob
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules"})
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFile:
+    """A file to ingest. `source` is its absolute path as the user would find it, with bytes that
+    are no UTF-8 written as `\\xNN`; `size` in bytes."""
+
+    path: Path
+    source: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Discovery:
+    """`files` are sorted by source; `failures` are (source, reason)."""
+
+    files: list[SourceFile]
+    failures: list[tuple[str, str]]
+
+
+def discover(paths: Iterable[str | Path]) -> Discovery:
+    """The files that `paths` name: files, folders (with all below them) and globs (`docs/**/*.md`).
+
+    Hidden files and folders, and those of `SKIPPED_FOLDERS`, are left out unless they are named
+    themselves. What is missing, unreadable, empty, or no regular file becomes a failure.
+    """
+    search = _Search()
+    for path in paths:
+        search.start(os.path.normpath(Path.cwd() / path))
+    files = sorted(search.files.values(), key=lambda file: file.source)
+    return Discovery(files=files, failures=sorted(set(search.failures)))
+
+
+def source_of(path: str | Path) -> str:
+    """The name of a path as text that can be stored and printed."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+Inode = tuple[int, int]
+
+
+@dataclass(slots=True)
+class _Search:
+    """One walk over all paths. `entered` are the real folders seen, so that each is walked once."""
+
+    files: dict[Inode, SourceFile] = field(default_factory=dict)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    entered: set[Inode] = field(default_factory=set)
+
+    def start(self, path: str) -> None:
+        if os.path.lexists(path) or not glob.has_magic(path):
+            self._visit(path, is_named=True)
+            return
+        matches = sorted(glob.iglob(path, recursive=True))  # noqa: PTH207
+        if not matches:
+            self._fail(path, "no file matches this pattern")
+        for match in matches:
+            if not Path(match).is_dir():  # `**` also matches folders, whose files it matches too
+                self._visit(match)
+
+    def _visit(self, path: str, *, is_named: bool = False) -> None:
+        stack = [(path, frozenset[Inode]())]
+        found = len(self.files)
+        while stack:
+            current, above = stack.pop()
+            stack.extend(self._enter(current, above))
+        is_empty_folder = len(self.files) == found and Path(path).is_dir()
+        if is_named and is_empty_folder and not any(f[0].startswith(path) for f in self.failures):
+            self._fail(path, "no files in this folder")
+
+    def _enter(self, path: str, above: frozenset[Inode]) -> Iterator[tuple[str, frozenset[Inode]]]:
+        """Note a file, or yield what stands in a folder. `above` are the folders that it is in."""
+        try:
+            status = os.stat(path)  # noqa: PTH116
+        except OSError as error:
+            self._fail(path, _reason(path, error))
+            return
+        inode = (status.st_dev, status.st_ino)
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFREG:
+            self._note(path, inode, status)
+        elif kind != stat.S_IFDIR:
+            self._fail(path, f"not a file but {_KINDS.get(kind, 'something else')}; it is not read")
+        elif inode in above:
+            self._fail(path, "a symbolic link to a folder that it stands in; it is not followed")
+        elif inode not in self.entered:
+            self.entered.add(inode)
+            for entry in self._entries(path):
+                yield entry, above | {inode}
+
+    def _entries(self, folder: str) -> list[str]:
+        try:
+            with os.scandir(folder) as entries:
+                names = [entry.path for entry in entries if _is_wanted(entry.name)]
+        except OSError as error:
+            self._fail(folder, _reason(folder, error))
+            return []
+        return sorted(names, reverse=True)  # a stack: the first name is visited first
+
+    def _note(self, path: str, inode: Inode, status: os.stat_result) -> None:
+        source = source_of(path)
+        known = self.files.get(inode)
+        # Of several names the smallest, whatever the order they were met in.
+        if known is None or source < known.source:
+            self.files[inode] = SourceFile(
+                path=Path(path), source=source, size=status.st_size, mtime_ns=status.st_mtime_ns
+            )
+
+    def _fail(self, path: str, reason: str) -> None:
+        self.failures.append((source_of(path), reason))
+
+
+def _is_wanted(name: str) -> bool:
+    return not name.startswith(".") and name not in SKIPPED_FOLDERS
+
+
+def _reason(path: str, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        is_link = Path(path).is_symlink()
+        return "a symbolic link to nothing" if is_link else "no such file or folder"
+    return f"cannot be read: {error.strerror or error}"
