@@ -1,0 +1,209 @@
+"""From retrieved passages to an answer with citations, or to an abstention that says why not.
+
+Without a language model the answer is what the reader found, quoted. With one, its sentences are
+verified as they come and cite the exact words that bear them out. In both, `[n]` in the answer is
+the n-th of its citations, and what a document says cannot look like such a marker.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pharos.core import (
+    Answer,
+    Citation,
+    Embedder,
+    Hit,
+    LanguageModel,
+    Reader,
+    SamplingParams,
+    Span,
+)
+from pharos.data.sentences import split_sentences
+from pharos.rag.confidence import default_calibration, judge
+from pharos.rag.generate import (
+    build_prompt,
+    printable,
+    says_not_found,
+    verified_sentences,
+    without_false_markers,
+)
+from pharos.rag.verify import Verdict, Verifier
+
+PageOf = Callable[[str, int], int | None]
+OnText = Callable[[str], None]
+
+UNSUPPORTED_MARK = " [unsupported]"
+MAX_LOOKED_AT = 5
+
+
+def answer_question(
+    question: str,
+    hits: Sequence[Hit],
+    *,
+    reader: Reader,
+    embedder: Embedder,
+    page_of: PageOf,
+    model: LanguageModel | None = None,
+    threshold: float | None = None,
+    on_text: OnText | None = None,
+    keep_unsupported: bool = False,
+) -> Answer:
+    """Answer from `hits`, best first, which must all be readable by the asker.
+
+    `page_of(document_id, offset)` is asked for the page of each quote. `threshold` is the
+    confidence from which on to answer; None takes the calibrated one. With a `model`, the
+    confidence before it is asked is that the passages hold the answer; sentences that its sources
+    do not bear out are dropped, or with `keep_unsupported` marked. The pieces passed to `on_text`
+    add up to the answer. Raises ValueError for an empty question or an impossible threshold, and
+    whatever the model raises.
+    """
+    if not question.strip():
+        raise ValueError("the question is empty; ask something")
+    if threshold is not None and not 0.0 <= threshold <= 1.0:
+        raise ValueError(f"threshold is {threshold}; it must lie between 0 and 1")
+    clock = time.perf_counter()
+    spans = reader.read(question, hits)
+    belief = judge(question, hits, spans)
+    timings = {"read": _ms_since(clock)}
+    confidence = belief.retrieved if model else belief.quoted
+    calibration = default_calibration()
+    least = threshold if threshold is not None else calibration.threshold
+    looked_at = _looked_at(hits, spans, page_of)
+    if not spans or confidence < least:
+        return _abstention(question, confidence, looked_at, timings)
+    draft = _Draft(page_of, on_text)
+    if model is None:
+        draft.quote(spans)
+    else:
+        clock = time.perf_counter()
+        verdicts = _ask(model, question, hits, embedder)
+        confidence *= draft.write(verdicts, keep_unsupported=keep_unsupported)
+        timings["generate"] = _ms_since(clock)
+    if not draft.citations:
+        return _abstention(question, confidence, looked_at, timings, draft.unsupported)
+    return Answer(
+        question=question,
+        answer=draft.text,
+        abstained=False,
+        confidence=confidence,
+        citations=tuple(draft.citations),
+        unsupported=tuple(draft.unsupported),
+        timings_ms=timings,
+    )
+
+
+@dataclass
+class _Draft:
+    """The answer so far: what was said, and what it cites."""
+
+    page_of: PageOf
+    on_text: OnText | None
+    text: str = ""
+    citations: list[Citation] = field(default_factory=list)
+    unsupported: list[str] = field(default_factory=list)
+
+    def quote(self, spans: Iterable[Span]) -> None:
+        for span in spans:
+            self._say(_harmless(span.text), [span], gap="\n\n")
+
+    def write(self, verdicts: Iterable[Verdict], *, keep_unsupported: bool) -> float:
+        """Say what is supported; returns its share of the sentences. What is marked as
+        unsupported waits for something supported to stand beside it."""
+        supported = 0
+        waiting: list[Verdict] = []
+        for verdict in verdicts:
+            if not verdict.supported:
+                self.unsupported.append(verdict.claim.text)
+                waiting += [verdict] if keep_unsupported else []
+            else:
+                supported += 1
+                self._mark(waiting)
+                waiting = []
+                self._say(_harmless(verdict.claim.text), verdict.spans, gap=verdict.claim.gap)
+        if supported:
+            self._mark(waiting)
+        return supported / max(1, supported + len(self.unsupported))
+
+    def _mark(self, verdicts: Iterable[Verdict]) -> None:
+        for verdict in verdicts:
+            self._emit(_harmless(verdict.claim.text) + UNSUPPORTED_MARK, gap=verdict.claim.gap)
+
+    def _say(self, text: str, spans: Iterable[Span], *, gap: str) -> None:
+        markers = "".join(f"[{self._number(span)}]" for span in spans)
+        self._emit(f"{text} {markers}", gap=gap)
+
+    def _emit(self, text: str, *, gap: str) -> None:
+        piece = (gap or " ") + text if self.text else text
+        self.text += piece
+        if self.on_text:
+            self.on_text(piece)
+
+    def _number(self, span: Span) -> int:
+        """The number of the citation of `span`, which is added if it is new."""
+        page = span.passage.page
+        if page is not None:
+            page = self.page_of(span.passage.document_id, span.passage.start + span.start)
+        citation = Citation.of(span, page=page)
+        for number, known in enumerate(self.citations, start=1):
+            if (known.document, known.start, known.end) == (
+                citation.document,
+                citation.start,
+                citation.end,
+            ):
+                return number
+        self.citations.append(citation)
+        return len(self.citations)
+
+
+def _ask(
+    model: LanguageModel, question: str, hits: Sequence[Hit], embedder: Embedder
+) -> Iterator[Verdict]:
+    """The model's sentences with their verdicts; none from where it says that it does not know."""
+    messages, shown = build_prompt(question, hits)
+    pieces = model.stream(messages, SamplingParams())
+    for verdict in verified_sentences(pieces, Verifier(embedder, shown)):
+        if says_not_found(verdict.claim):
+            return
+        yield verdict
+
+
+def _looked_at(hits: Sequence[Hit], spans: Sequence[Span], page_of: PageOf) -> tuple[Citation, ...]:
+    """What was read: the best spans, then the beginnings of the passages that had none."""
+    having = {span.passage.id for span in spans}
+    others = [_beginning(hit) for hit in hits if hit.passage.id not in having]
+    return tuple(
+        Citation.of(span, page=span.passage.page) for span in [*spans, *others][:MAX_LOOKED_AT]
+    )
+
+
+def _beginning(hit: Hit) -> Span:
+    start, end = next(iter(split_sentences(hit.passage.text)), (0, len(hit.passage.text)))
+    return Span(passage=hit.passage, start=start, end=end, score=0.0)
+
+
+def _abstention(
+    question: str,
+    confidence: float,
+    looked_at: tuple[Citation, ...],
+    timings: dict[str, float],
+    unsupported: Sequence[str] = (),
+) -> Answer:
+    return Answer(
+        question=question,
+        answer=None,
+        abstained=True,
+        confidence=confidence,
+        looked_at=looked_at,
+        unsupported=tuple(unsupported),
+        timings_ms=timings,
+    )
+
+
+def _harmless(text: str) -> str:
+    """Others' words for our answer: no control characters, nothing that looks like our markers."""
+    return without_false_markers(printable(text))
+
+
+def _ms_since(start: float) -> float:
+    return (time.perf_counter() - start) * 1000
