@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pharos.core.errors import ModelError
 
+DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 PULLED_FILES = ("*.json", "*.txt", "*.safetensors")
 
 
