@@ -123,6 +123,36 @@ def test_a_script_without_a_main_guard_is_not_run_again(tmp_path: Path) -> None:
     assert done.stdout == "started\n[2.0, 3.0]\n"
 
 
+def test_a_function_of_the_script_itself_is_refused_with_the_reason(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pharos.data.workers import run_isolated\n"
+        "def mine(x): return x\n"
+        "list(run_isolated(mine, [1], workers=2))\n"
+    )
+    done = subprocess.run([sys.executable, script], check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "RuntimeError: a worker process could not start: AttributeError" in done.stderr
+
+
+def test_the_time_that_imports_take_is_not_the_items(runaways: Any) -> None:
+    limits = WorkerLimits(seconds=0.5, memory_mb=512)
+    (only,) = run_isolated(runaways.slow_to_import(), [1], workers=1, limits=limits)
+    assert only.value == 1
+
+
+def test_an_item_that_a_damaged_worker_failed_at_is_tried_on_a_fresh_one(runaways: Any) -> None:
+    items = ["damage", "innocent", "innocent"]
+    outcomes = list(run_isolated(runaways.crash_once_damaged, items, workers=1, limits=LIMITS))
+    assert [o.error for o in outcomes] == [None, None, None]
+
+
+def test_the_memory_limit_does_not_count_what_imports_reserve(runaways: Any) -> None:
+    limits = WorkerLimits(memory_mb=128)
+    (only,) = run_isolated(runaways.reserve_before(), [1], workers=1, limits=limits)
+    assert only.value == 1
+
+
 def test_limits_that_leave_no_room_are_refused() -> None:
     with pytest.raises(ValueError, match="seconds is 0"):
         WorkerLimits(seconds=0)

@@ -7,12 +7,16 @@ has one item at a time.
 A worker is a fresh Python that speaks pickles over two pipes (`serve`), not a child of
 `multiprocessing`: that would run the caller's own main script again in every worker, and a fork of
 a process in which torch has threads may hang. A worker dies with its parent, whatever ends it.
+
+An item is blamed for a crash only if it crashes a worker that has done nothing else: an item before
+it may have damaged the worker, or left it with little memory.
 """
 
 import contextlib
 import ctypes
 import os
 import pickle
+import resource
 import select
 import signal
 import subprocess
@@ -23,21 +27,34 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
+Reply = tuple[Any, str | None, bool]
+"""Value, error, and whether the worker is spent: damaged or dead, and possibly not by this item."""
+
 BOOT = "from pharos.data.workers import serve; serve()"
 HEADER_LEN = 8
 CHUNK_BYTES = 1 << 20
 LOOKAHEAD_PER_WORKER = 4
+START_SECONDS = 120.0
+# The workers are the parallelism.
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerLimits:
-    """What one item may take. `memory_mb` bounds a worker's address space."""
+    """What one item may take. `memory_mb` bounds, on Linux, the address space that a worker adds to
+    what its imports reserve (which is more than they use: with rensa over 1 GB)."""
 
     seconds: float = 60.0
     memory_mb: int = 2048
@@ -45,8 +62,8 @@ class WorkerLimits:
     def __post_init__(self) -> None:
         if self.seconds <= 0:
             raise ValueError(f"seconds is {self.seconds}; a worker needs some time")
-        if self.memory_mb < 256:
-            raise ValueError(f"memory_mb is {self.memory_mb}; Python alone needs up to 256")
+        if self.memory_mb < 64:
+            raise ValueError(f"memory_mb is {self.memory_mb}; a worker needs at least 64")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +87,8 @@ def run_isolated(
 
     Function, items and values are pickled; the function's module is imported in every worker. Few
     items are taken ahead of the one that is waited for. Closing the iterator kills the workers.
+    Raises RuntimeError if a worker cannot start, for example because `function` is defined in the
+    script itself, which workers do not run.
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}; at least 1 is needed")
@@ -100,8 +119,13 @@ class _Crew:
         self._is_dismissed = False
 
     def run(self, item: Any) -> Outcome[Any, Any]:
+        worker = self._worker()
         started = time.monotonic()
-        value, error = self._worker().call(item)
+        value, error, is_spent = worker.call(item)
+        if is_spent and worker.num_calls > 1 and not self._is_dismissed:
+            worker = self._worker()
+            started = time.monotonic()
+            value, error, _ = worker.call(item)
         return Outcome(item=item, value=value, error=error, seconds=time.monotonic() - started)
 
     def dismiss(self) -> None:
@@ -118,6 +142,7 @@ class _Crew:
                 worker = self._workers[thread] = _Worker(self._function, self._limits)
                 if self._is_dismissed:
                     worker.kill()
+            worker.wait_until_ready()
         return worker
 
 
@@ -126,36 +151,50 @@ class _Worker:
 
     def __init__(self, function: Callable[[Any], Any], limits: WorkerLimits) -> None:
         self.is_alive = True
+        self.num_calls = 0
         self._limits = limits
         self._process = subprocess.Popen(
             [sys.executable, "-c", BOOT],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # what parsers print there is not for the user
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**os.environ, **ONE_THREAD, "PYTHONPATH": _python_path()},
             start_new_session=True,  # Ctrl-C is for the parent, which kills its workers
         )
         assert self._process.stdin and self._process.stdout
         self._requests: IO[bytes] = self._process.stdin
         self._replies: IO[bytes] = self._process.stdout
-        with contextlib.suppress(BrokenPipeError):  # the first call will tell
+        with contextlib.suppress(BrokenPipeError):  # wait_until_ready will tell
             _send(self._requests, pickle.dumps((function, limits)))
 
-    def call(self, item: Any) -> tuple[Any, str | None]:
-        """The value of the function, or a reason."""
+    def wait_until_ready(self) -> None:
+        """Return when function and imports are loaded, which is not in any item's time."""
+        try:
+            error = pickle.loads(self._read_reply(time.monotonic() + START_SECONDS))
+        except TimeoutError:
+            error = f"it took longer than {START_SECONDS:g} s"
+        except EOFError:
+            self.kill()
+            error = f"it ended with {self._exit()}"
+        if error:
+            self.kill()
+            raise RuntimeError(f"a worker process could not start: {error}")
+
+    def call(self, item: Any) -> Reply:
         deadline = time.monotonic() + self._limits.seconds
+        self.num_calls += 1
         try:
             _send(self._requests, pickle.dumps(item))
-            value, error, is_spent = pickle.loads(self._read_reply(deadline))
+            reply: Reply = pickle.loads(self._read_reply(deadline))
         except TimeoutError:
             self.kill()
-            return None, f"took longer than {self._limits.seconds:g} s"
+            return None, f"took longer than {self._limits.seconds:g} s", False
         except (BrokenPipeError, EOFError):
             self.kill()
-            return None, self._cause_of_death()
-        if is_spent:
+            return None, self._cause_of_death(), True
+        if reply[2]:
             self.kill()
-        return value, error
+        return reply
 
     def kill(self) -> None:
         self.is_alive = False
@@ -183,12 +222,18 @@ class _Worker:
         return b"".join(pieces)
 
     def _cause_of_death(self) -> str:
-        code = self._process.returncode
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return (
-            f"the parser crashed ({how}); a file that needs more than "
+            f"the parser crashed ({self._exit()}); a file that needs more than "
             f"{self._limits.memory_mb} MB of memory can do that"
         )
+
+    def _exit(self) -> str:
+        code = self._process.returncode
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _python_path() -> str:
+    return os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
 
 
 def _send(pipe: IO[bytes], data: bytes) -> None:
@@ -200,13 +245,18 @@ def _send(pipe: IO[bytes], data: bytes) -> None:
 
 
 def serve() -> None:
-    """Answer requests on standard input until it ends: (value, error, whether to be replaced)."""
+    """Say whether the start failed, then answer the requests on standard input until it ends."""
     _die_with_parent()
     requests = sys.stdin.buffer
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as replies:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a parser may print what it likes
-        function, limits = _receive(requests)
-        _limit_memory(limits.memory_mb)
+        try:
+            function, limits = _receive(requests)
+            _limit_memory(limits.memory_mb)
+        except Exception as error:  # whatever an import raises is the reason
+            _send(replies, pickle.dumps(f"{type(error).__name__}: {error}"))
+            return
+        _send(replies, pickle.dumps(None))
         while True:
             try:
                 item = _receive(requests)
@@ -245,13 +295,14 @@ def _receive(pipe: IO[bytes]) -> Any:
 
 
 def _limit_memory(megabytes: int) -> None:
-    import resource
-
+    """Bound what is added to the address space from now on. Only Linux enforces such a limit."""
+    if sys.platform != "linux":
+        return
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    wanted = pages * resource.getpagesize() + (megabytes << 20)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = megabytes << 20
     limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    with contextlib.suppress(ValueError, OSError):  # macOS has the constant and refuses to set it
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _die_with_parent() -> None:
