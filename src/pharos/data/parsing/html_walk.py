@@ -5,6 +5,7 @@ depth and nothing recurses. Each block remembers whether it stood in `<main>`, i
 elsewhere: which of them are the document is decided when all are known.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ _NEVER = names(
     "script style template noscript iframe object embed svg canvas audio video head "
     "annotation annotation-xml select datalist textarea button input dialog"
 )
-_FURNITURE = names("nav aside form menu")
+_FURNITURE = names("nav footer form menu")
 _FURNITURE_ROLES = names(
     "navigation banner contentinfo search complementary menu menubar toolbar dialog"
 )
@@ -34,6 +35,8 @@ _FURNITURE_CLASSES = names(
     "linenos linenodiv line-numbers copybtn edit-page edit-this-page cookie-banner noprint "
     "site-header site-footer page-footer footer-wrapper searchbox indexterm"
 )
+_KEPT_ASIDES = names("footnote-list footnote footnotes topic admonition")
+_BOXES = names("note notice tip hint important caution warning danger admonition attention")
 _BLOCKS = names(
     "address article aside blockquote body center dd details div dl dt fieldset figcaption figure "
     "footer form h1 h2 h3 h4 h5 h6 header hgroup hr html legend li main nav ol p pre section "
@@ -42,6 +45,9 @@ _BLOCKS = names(
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _MARKS = re.compile(r"\s*[¶§#🔗]\s*$")
 _EXPONENT = re.compile(r"[-−+]?\d{1,4}|[-−+]?[a-z]")
+
+
+_MAX_SPANS = 40  # columns in which a cell may reach down at once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,9 +63,9 @@ class Block:
 
 @dataclass(slots=True)
 class _Element:
-    tag: str
     skipped: bool
     place: int
+    boxed: bool
 
 
 @dataclass(slots=True)
@@ -74,6 +80,7 @@ class _Table:
     read as ordinary blocks."""
 
     rows: int = 0
+    tall: bool = False
     layout: bool = False
     cells: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
@@ -94,6 +101,7 @@ class Walker:
         self._length = 0
         self._stack: list[_Element] = []
         self._skipping = 0
+        self._boxes = 0  # open notes and warnings, whose headings head no section
         self._place = ELSEWHERE
         self._buffer: list[str] = []
         self._lists: list[_List] = []
@@ -111,11 +119,14 @@ class Walker:
             self._title_open = not self.title
         elif tag == "meta":
             self._read_meta(attributes)
-        skipped = self._skipping == 0 and self._is_skipped(tag, attributes)
-        self._stack.append(_Element(tag, skipped, self._place))
+        classes = _classes(attributes.get("class", ""), attributes.get("id", ""))
+        skipped = not self._skipping and self._is_skipped(tag, classes, attributes)
+        boxed = not self._skipping and not _BOXES.isdisjoint(classes)
+        self._stack.append(_Element(skipped, self._place, boxed))
         self._skipping += skipped
         if self._skipping:
             return
+        self._boxes += boxed
         if tag == "main" or attributes.get("role") == "main":
             self._enter(MAIN)
         elif tag == "article":
@@ -130,6 +141,7 @@ class Walker:
             self._skipping -= element.skipped
             return
         self._close(tag)
+        self._boxes -= element.boxed
         if element.place != self._place:
             self._flush()
             self._place = element.place
@@ -156,19 +168,16 @@ class Walker:
 
     # --- what is left out ------------------------------------------------------------------
 
-    def _is_skipped(self, tag: str, attributes: Mapping[str, str]) -> bool:
+    def _is_skipped(self, tag: str, classes: frozenset[str], attributes: Mapping[str, str]) -> bool:
         if tag in _NEVER:
             return True
-        if self._keep_furniture:
+        if self._keep_furniture or tag in ("html", "body", "main"):
             return False
-        if "hidden" in attributes or "display:none" in attributes.get("style", "").replace(" ", ""):
+        if tag == "aside":
+            return classes.isdisjoint(_KEPT_ASIDES) or not classes.isdisjoint(_FURNITURE_CLASSES)
+        if tag in _FURNITURE or (tag == "header" and self._place == ELSEWHERE):
             return True
-        if tag in _FURNITURE or attributes.get("role") in _FURNITURE_ROLES:
-            return True
-        if tag == "footer" or (tag == "header" and self._place == ELSEWHERE):
-            return True
-        own = f"{attributes.get('class', '')} {attributes.get('id', '')}".lower().split()
-        return tag not in ("body", "html", "main") and not _FURNITURE_CLASSES.isdisjoint(own)
+        return not classes.isdisjoint(_FURNITURE_CLASSES) or _is_hidden(attributes)
 
     def _read_meta(self, attributes: Mapping[str, str]) -> None:
         name = (attributes.get("name") or attributes.get("property") or "").lower()
@@ -211,7 +220,7 @@ class Walker:
         if tag not in _BLOCKS:
             return
         if tag in _HEADINGS:
-            self._flush("heading", level=_HEADINGS[tag])
+            self._flush("text" if self._boxes else "heading", level=_HEADINGS[tag])
         elif tag == "pre":
             self._flush("code")
             self._pre = max(0, self._pre - 1)
@@ -279,7 +288,7 @@ class Walker:
             return
         table = self._tables[-1]
         text = "\n".join(table.lines)
-        if table.span > 1:
+        if table.span > 1 and len(table.spans) < _MAX_SPANS:
             table.spans[len(table.cells)] = (table.span - 1, text)
         table.cells.append(text)
         table.in_cell = False
@@ -294,8 +303,9 @@ class Walker:
         single = sum(1 for cell in cells if cell.strip()) == 1
         text = "\n".join(c for c in cells if c.strip()) if single else row_text(cells)
         if text.strip():
-            self._emit("row", text, tight=table.rows > 0)
-            table.rows += 1
+            tall = "\n" in text  # set apart, or nobody sees where one row ends
+            self._emit("row", text, tight=table.rows > 0 and not tall and not table.tall)
+            table.rows, table.tall = table.rows + 1, tall
 
     def _end_table(self) -> None:
         self._end_row()
@@ -344,6 +354,20 @@ class Walker:
         after_same = bool(self.blocks) and self.blocks[-1].kind in (kind, "term")
         tight = tight and (kind != "item" or after_same)
         self.blocks.append(Block(kind=kind, text=text, place=self._place, level=level, tight=tight))
+
+
+@functools.lru_cache(maxsize=4096)
+def _classes(class_: str, id_: str) -> frozenset[str]:
+    return names(f"{class_} {id_}".lower())
+
+
+def _is_hidden(attributes: Mapping[str, str]) -> bool:
+    """Whether an element is not shown, or has a role other than to be read."""
+    return (
+        attributes.get("role") in _FURNITURE_ROLES
+        or "hidden" in attributes
+        or "display:none" in attributes.get("style", "").replace(" ", "")
+    )
 
 
 def _flowed(raw: str) -> str:

@@ -27,13 +27,14 @@ _TARGET = r"(?:\([^()\n]{0,1000}(?:\([^()\n]*\)[^()\n]*)?\)|\[[^\[\]\n]{0,200}\]
 _IMAGE = r"!\[(?P<alt>[^\[\]]{0,300})\]" + _TARGET
 _BADGE = r"\[\s*" + _IMAGE.replace("?P<alt>", "") + r"\s*\]" + _TARGET
 _MARKS = re.compile(
-    rf"(?P<code>^(?: {{4}}|\t).*$|`[^`\n]+`)"
+    rf"(?P<code>^(?: {{4}}|\t)[^\n]*$|`[^`\n]+`)"
     rf"|<h(?P<level>[1-6])\b[^<>]{{0,500}}>(?P<title>[^\n]{{0,500}}?)</h[1-6]>"
-    rf"|(?P<badge>{_BADGE})|(?P<image>{_IMAGE})"
-    rf"|(?P<comment><!--.{{0,20000}}?-->)|(?P<tag></?(?:{_TAGS})\b[^<>]{{0,2000}}>)"
+    rf"|(?P<badge>{_BADGE}[ \t]*)|(?P<image>{_IMAGE})"
+    rf"|(?P<tag></?(?:{_TAGS})\b[^<>]{{0,2000}}>)"
     rf"|(?P<contents>^\s*(?:[-*+]|\d+[.)])\s*\[[^\[\]\n]{{1,300}}\]\(#[^()\n]{{0,300}}\)\s*$)",
-    re.MULTILINE | re.DOTALL | re.IGNORECASE,
+    re.MULTILINE | re.IGNORECASE,
 )
+_COMMENT = re.compile(r"^[ \t]*<!--", re.MULTILINE)
 _INLINE_LINK = re.compile(r"\[([^\[\]\n]{0,300})\]" + _TARGET)
 _EMPHASIS = re.compile(r"(?<!\w)(\*{1,3}|_{1,3}|~~|`+)(?=\S)(.{1,300}?)(?<=\S)\1(?!\w)")
 _ANCHOR = re.compile(r"\s*\{#?[^{}]{1,100}\}\s*$")
@@ -45,7 +46,10 @@ def parse_markdown(raw: Raw) -> Parsed:
 
 def markdown_parsed(source: str) -> Parsed:
     source, metadata = _front_matter(clean_text(source))
-    pieces = (text if fenced else _MARKS.sub(_mend, text) for fenced, text in _pieces(source))
+    pieces = (
+        text if fenced else _MARKS.sub(_mend, _without_comments(text))
+        for fenced, text in _pieces(source)
+    )
     text = squeeze_blank_lines("\n".join(line.rstrip() for line in "\n".join(pieces).split("\n")))
     title = metadata.pop("title", "")
     return Parsed(text=text, headings=list(_headings(text)), title=title, metadata=metadata)
@@ -79,6 +83,19 @@ def _pieces(text: str) -> Iterator[tuple[bool, str]]:
         else:
             lines.append(line)
     yield bool(fence), "\n".join(lines)
+
+
+def _without_comments(text: str) -> str:
+    """Drops HTML comments that begin a line."""
+    kept: list[str] = []
+    position = 0
+    while (comment := _COMMENT.search(text, position)) is not None:
+        end = text.find("-->", comment.end())
+        if end < 0:
+            break
+        kept.append(text[position : comment.start()])
+        position = end + len("-->")
+    return "".join(kept) + text[position:]
 
 
 def _mend(match: re.Match[str]) -> str:

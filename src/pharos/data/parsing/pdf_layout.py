@@ -70,6 +70,8 @@ def blocks_of(lines: Sequence[Line], usual: Typography, hyphenation: Hyphenation
         kind = _kind(line, index in rows)
         above = blocks[-1] if blocks else None
         gap = above is None or _is_gap(above.lines[-1], line, usual)
+        if above is not None and above.kind == kind == "row":
+            gap = not _aligned(above.lines[-1], line)
         if above is not None and not gap and _goes_on(above, line, kind, edges):
             above.lines.append(line)
         else:
@@ -153,7 +155,7 @@ def _would_have_fitted(above: Line, below: Line, edges: dict[int, float]) -> boo
     word = below.text.split(" ", 1)[0]
     word_width = below.width * (len(word) + 1) / max(len(below.text), 1)
     edge = edges.get(_column(above), above.right)
-    return above.right + word_width < edge - 0.5 * above.size
+    return above.right + word_width < edge - 2.0 * above.size
 
 
 def _column(line: Line) -> int:

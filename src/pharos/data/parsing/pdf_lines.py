@@ -17,7 +17,7 @@ _WORD = re.compile("[^\\s\ufffe\x02]+")
 _FIXED_PITCH = 1
 _MONOSPACE = re.compile(r"mono|courier|cmtt|consol|typewriter|menlo|sltt|txtt", re.IGNORECASE)
 _BOLD = re.compile(r"bold|black|heavy|demi|cmbx|sfbx|-bx", re.IGNORECASE)
-_CELL_GAP = 1.8  # times the font size: more than a justified line's blanks
+_CELL_GAP = 0.9  # times the font size: wider than most blanks of a justified line
 _BLANK_GAP = 0.17
 _FONT_NAME_BYTES = 128
 
