@@ -1,4 +1,4 @@
-"""Libraries over the hash embedder: the real store, parser and chunker, without a model's weights."""
+"""Libraries over the hash embedder: the real store, parser and chunker, without weights."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -32,13 +32,13 @@ def test_a_half_written_new_manifest_does_not_hide_the_old_one(tmp_path: Path) -
 
 def test_another_format_is_refused_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"format": 99}))
-    with pytest.raises(LibraryError, match="format 99.*ingest"):
+    with pytest.raises(LibraryError, match=r"format 99.*ingest"):
         Manifest.read(tmp_path)
 
 
 def test_a_damaged_manifest_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(LibraryError, match="manifest.json cannot be read"):
+    with pytest.raises(LibraryError, match=r"manifest\.json cannot be read"):
         Manifest.read(tmp_path)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from pharos.core import Document, LibraryError, LockedError, Passage
 from pharos.core.doubles import HashEmbedder
@@ -181,7 +181,7 @@ def test_a_library_that_is_already_indexed_is_not_written_to(tmp_path: Path) -> 
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Commits, lost commits, indexing and reopening in any order: the library is what was published."""
+    """Commits, lost commits, indexing and reopening in any order: what was published is there."""
 
     names = st.lists(st.sampled_from("abcde"), min_size=1, max_size=3, unique=True)
     texts = st.sampled_from(["one text", "another text", "naïve ☃ text"])

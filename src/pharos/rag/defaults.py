@@ -5,19 +5,17 @@ from pathlib import Path
 
 from pharos.core import Embedder
 
-ENCODER = "all-MiniLM-L6-v2"
-
 
 @lru_cache(maxsize=1)
 def default_embedder() -> Embedder:
     """The sentence encoder, verified and loaded once a process; this imports torch."""
     from pharos.specialists.embed import load_encoder
 
-    return load_encoder(ENCODER)
+    return load_encoder()
 
 
 def default_tokenizer_file() -> Path:
     """The tokenizer that passages are measured with, found without importing torch."""
-    from pharos.models.resolve import find_model
+    from pharos.models.resolve import DEFAULT_ENCODER, find_model
 
-    return find_model(ENCODER).path / "tokenizer.json"
+    return find_model(DEFAULT_ENCODER).path / "tokenizer.json"

@@ -241,8 +241,7 @@ class Ingest:
         )
         before = set(sources)
         done: set[str] = set()
-        commits = 0
-        for group in self._groups(plan.work, known, sources):
+        for number, group in enumerate(self._groups(plan.work, known, sources), start=1):
             ids = {document_id(prepared.file.source) for prepared, _, _ in group}
             done |= ids
             # An orphan is read again later in this run; pending, it is so even if this run dies.
@@ -250,8 +249,7 @@ class Ingest:
             self._fill(batch, group)
             writer.commit(batch)
             self._count(group, num_changed=len(ids & before))
-            commits += 1
-            if commits % INDEX_EVERY_COMMITS == 0:
+            if number % INDEX_EVERY_COMMITS == 0:
                 self._tell(stage="index")
                 writer.index()
                 self._tell(stage="ingest")

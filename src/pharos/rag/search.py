@@ -1,9 +1,13 @@
-"""Hybrid search: dense vectors and BM25, fused by reciprocal rank.
+"""Hybrid search: dense vectors and BM25, fused by relative score.
 
-Each retriever ranks the passages that the asker may read; a passage's fused score is the sum over
-the retrievers of 1 / (k + rank) (Cormack, Clarke & Buettcher 2009), which needs no scale common to
-cosines and BM25 scores. A passage's cosine is that of its best window: the encoder was trained on
-texts shorter than a passage.
+Each retriever ranks the passages that the asker may read. A passage's score is the mean of what it
+reaches of each retriever's best score for this query. One that BM25 does not rank shares no word
+with the query, and counts 0 there; one that the vectors do not rank lies below the last that they
+do, and counts as that. Reciprocal rank fusion (Cormack, Clarke & Buettcher 2009) throws away how
+clear a winner is, and was measurably worse (docs/log.md).
+
+A passage's cosine is that of its best window: the encoder was trained on texts shorter than a
+passage.
 
 What the asker may not read is filtered inside both indexes, before ranking. (The word statistics
 of BM25 are those of the whole index: a hidden passage is never scored, but its words count in how
@@ -25,7 +29,6 @@ from pharos.rag.store import Snapshot
 Mode = Literal["hybrid", "dense", "bm25"]
 Ranking = list[tuple[str, float]]  # passage ids, best first, with the retriever's own score
 
-RRF_K = 60
 DEPTH = 100
 WINDOWS_PER_PASSAGE = 3
 MAX_QUERY_CHARACTERS = 8_000
@@ -142,22 +145,25 @@ def bm25(snapshot: Snapshot, query: str, where: str, depth: int) -> Ranking:
 
 
 def fuse(rankings: Mapping[str, Ranking]) -> list[tuple[str, float, dict[str, float]]]:
-    """Reciprocal rank fusion: (passage id, score, what it was made of), best first; ties by id."""
+    """Relative score fusion: (passage id, score, what it was made of), best first; ties by id."""
     scores: dict[str, dict[str, float]] = {}
     for name, ranking in rankings.items():
         for rank, (passage_id, score) in enumerate(ranking, start=1):
-            parts = scores.setdefault(passage_id, {})
-            parts[name] = score
-            parts[f"{name}_rank"] = float(rank)
+            scores.setdefault(passage_id, {}).update({name: score, f"{name}_rank": float(rank)})
+    shares = [_share(name, ranking) for name, ranking in rankings.items() if ranking]
     fused = [
-        (
-            passage_id,
-            sum(1.0 / (RRF_K + parts[f"{name}_rank"]) for name in rankings if name in parts),
-            parts,
-        )
+        (passage_id, sum(share(parts) for share in shares) / len(shares), parts)
         for passage_id, parts in scores.items()
     ]
     return sorted(fused, key=lambda item: (-item[1], item[0]))
+
+
+def _share(name: str, ranking: Ranking) -> Callable[[Mapping[str, float]], float]:
+    """From a passage's scores to its share of the best score of one retriever."""
+    best, worst = ranking[0][1], ranking[-1][1]
+    absent = 0.0 if name == "bm25" else worst
+    scale = abs(best) or 1.0  # cosines may all be negative
+    return lambda parts: parts.get(name, absent) / scale
 
 
 def fetch(snapshot: Snapshot, ids: Sequence[str]) -> dict[str, Passage]:
