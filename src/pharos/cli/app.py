@@ -63,8 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         app(args=None if arguments is None else list(arguments), prog_name="pharos")
-    except (PharosError, OSError) as error:
+    except PharosError as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except MemoryError:
         _fail("out of memory: close other programs, or ingest fewer and smaller files at a time")
 

@@ -84,6 +84,8 @@ def ask(
     from pharos.cli.terminal import print_json
     from pharos.rag import Library
 
+    if not question.strip():
+        raise typer.BadParameter("the question is empty; ask something")
     asker, wanted = reader_groups(groups), metadata_filters(filters)
     folder = library_folder(library) if library or not docs else docs_folder(docs, asker)
     opened = Library.open(folder, create=bool(docs))

@@ -4,6 +4,7 @@ The documents are the language reference that CPython carries for its `help()`, 
 and the descriptions of the packages that Pharos was installed with. Nothing is downloaded.
 """
 
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,9 +65,21 @@ def write_documents(folder: Path) -> int:
 
 
 def language_reference() -> dict[str, str]:
+    """CPython's help topics; one that stands whole within a longer one is left out."""
     from pydoc_data.topics import topics
 
-    return {f"python/{name}.rst": text for name, text in topics.items()}
+    bodies = {name: unadorned(text) for name, text in topics.items()}
+    return {
+        f"python/{name}.rst": topics[name]
+        for name, body in bodies.items()
+        if not any(body in other and len(body) < len(other) for other in bodies.values())
+    }
+
+
+def unadorned(text: str) -> str:
+    """A topic without its title and without the lines under headings, which differ by depth."""
+    _, _, body = text.partition("\n")
+    return re.sub(r"^([*=~^-])\1+\n", "", body, flags=re.MULTILINE).strip()
 
 
 def package_descriptions() -> dict[str, str]:
@@ -81,4 +94,6 @@ def description(package: "Distribution") -> str:
     fields = package.metadata
     facts = [f"- {key}: {fields[key]}" for key in ("Version", "License-Expression", "Summary")]
     known = [fact for fact in facts if not fact.endswith(": None")]
-    return "\n".join([f"# {fields['Name']}", "", *known, "", str(fields.json.get("description", ""))])
+    return "\n".join(
+        [f"# {fields['Name']}", "", *known, "", str(fields.json.get("description", ""))]
+    )

@@ -1,5 +1,6 @@
 """`pharos ingest`: documents into a library, with progress and a report."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -11,11 +12,17 @@ from pharos.cli.options import PUBLIC, JsonOption, LibraryOption, library_folder
 if TYPE_CHECKING:
     from pharos.rag import IngestReport, Library
 
+STDIN = "-"
+
 
 def ingest(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", show_default=False, help="Files, folders, globs, or -."),
+        typer.Argument(
+            metavar="PATH...",
+            show_default=False,
+            help="Files, folders, globs; or - alone for standard input.",
+        ),
     ],
     library: LibraryOption = None,
     groups: Annotated[
@@ -29,6 +36,9 @@ def ingest(
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove documents whose files are gone.")
     ] = False,
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="What standard input is called.")
+    ] = "stdin",
     as_json: JsonOption = False,
 ) -> None:
     """Read documents into a library. What has not changed is skipped.
@@ -39,7 +49,7 @@ def ingest(
     Examples:
       pharos ingest manuals/ notes.md --library manuals.library
       pharos ingest contracts/ --group legal --prune
-      man -P cat ls | pharos ingest -
+      curl -s http://intranet/rules.html | pharos ingest - --name rules.html
 
     Exit codes: 0 done (files that failed are in the report), 1 if no file could be read.
     """
@@ -48,15 +58,29 @@ def ingest(
     from pharos.rag import Library
 
     folder = library_folder(library)
-    report = ingest_with_bars(
-        Library.open(folder), paths, groups=reader_groups(groups), prune=prune
-    )
+    opened, readers = Library.open(folder), reader_groups(groups)
+    if STDIN in paths:
+        report = ingest_stdin(opened, paths, name, readers)
+    else:
+        report = ingest_with_bars(opened, paths, groups=readers, prune=prune)
     if as_json:
         print_json(asdict(report))
     else:
         print_report(report, folder)
     if report.failures and not report.documents:
         raise typer.Exit(1)
+
+
+def ingest_stdin(
+    library: "Library", paths: Sequence[str], name: str, groups: Sequence[str]
+) -> "IngestReport":
+    """What comes on standard input, as one document; read no further than a file would be."""
+    from pharos.data.parsing import ParseLimits
+
+    if len(paths) > 1:
+        raise typer.BadParameter("- stands alone: ingest the other paths in a run of their own")
+    data = sys.stdin.buffer.read(ParseLimits().max_bytes + 1)
+    return library.ingest_bytes(data, name=name, groups=groups)
 
 
 def ingest_with_bars(

@@ -1,5 +1,6 @@
 """`pharos library`: what a library holds."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,7 +65,9 @@ def show(
     """
     from pharos.cli import rendering, terminal
 
-    document = opened(folder).document(source)
+    library = opened(folder)
+    source = source_in(library, source)
+    document = library.document(source)
     if span is not None:
         start, end = span_of(span, len(document.text))
         document_text = document.text[start:end]
@@ -78,6 +81,13 @@ def show(
         terminal.print_json(asdict(document) | {"metadata": dict(document.metadata)})
     else:
         rendering.print_document(document)
+
+
+def source_in(library: "Library", named: str) -> str:
+    """The document's name in the library: as given, else the path that it is from here."""
+    absolute = os.path.normpath(Path.cwd() / named)
+    sources = {record.source for record in library.documents()}
+    return absolute if named not in sources and absolute in sources else named
 
 
 def span_of(span: str, length: int) -> tuple[int, int]:
@@ -104,7 +114,8 @@ def remove(
     """
     from pharos.cli import terminal
 
-    count = opened(folder).remove(sources)
+    library = opened(folder)
+    count = library.remove([source_in(library, source) for source in sources])
     terminal.note(f"removed {count} of {len(sources)} documents")
 
 

@@ -40,7 +40,10 @@ def library_folder(library: Path | None) -> Path:
 
 
 def reader_groups(groups: Sequence[str] | None) -> tuple[str, ...]:
-    return tuple(groups) if groups else (PUBLIC,)
+    """The groups asked as, or those that may read; a blank name is wrong use."""
+    if any(not group.strip() for group in groups or ()):
+        raise typer.BadParameter("--group needs a name, for example --group legal")
+    return tuple(groups or (PUBLIC,))
 
 
 def metadata_filters(filters: Sequence[str] | None) -> dict[str, str]:

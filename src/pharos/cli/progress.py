@@ -23,28 +23,34 @@ if TYPE_CHECKING:
 def progress_bars(*, transient: bool = False) -> Iterator[Callable[["IngestProgress"], None]]:
     """Draws bars while the block runs; yields the function to be told of progress."""
     columns = (
-        TextColumn("{task.description:<12}", markup=False),
+        TextColumn("{task.description:<9}", markup=False),
         BarColumn(bar_width=24),
         TextColumn("{task.fields[amount]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=messages(), transient=transient) as bars:
+    bars = Progress(*columns, console=messages(), transient=transient)
 
-        def show(progress: "IngestProgress") -> None:
-            if progress.stage not in tasks:
-                tasks[progress.stage] = bars.add_task(progress.stage, total=None, amount="")
-            task = tasks[progress.stage]
-            elapsed = bars.tasks[task].elapsed or 0.0
-            bars.update(
-                task,
-                completed=progress.bytes_done,
-                total=progress.bytes_total,
-                amount=amount(progress, elapsed),
-            )
+    def show(progress: "IngestProgress") -> None:
+        if not progress.files_total:
+            return  # nothing to do in this stage, or not known yet
+        bars.start()
+        if progress.stage not in tasks:
+            tasks[progress.stage] = bars.add_task(progress.stage, total=None, amount="")
+        task = bars.tasks[tasks[progress.stage]]
+        bars.update(
+            task.id,
+            completed=progress.bytes_done,
+            total=progress.bytes_total,
+            amount=amount(progress, task.elapsed or 0.0),
+        )
 
+    try:
         yield show
+    finally:
+        if tasks:
+            bars.stop()
 
 
 def amount(progress: "IngestProgress", elapsed: float) -> str:
@@ -52,6 +58,12 @@ def amount(progress: "IngestProgress", elapsed: float) -> str:
     parts = [f"{progress.files_done:,}/{progress.files_total:,} files"]
     if progress.passages:
         parts.append(f"{progress.passages:,} passages")
-    if elapsed > 0.5:
-        parts.append(f"{progress.bytes_done / elapsed / 1e6:.1f} MB/s")
+    if elapsed > 0.0:
+        parts.append(rate(progress.bytes_done / elapsed))
     return ", ".join(parts)
+
+
+def rate(bytes_per_second: float) -> str:
+    if bytes_per_second < 1e6:
+        return f"{bytes_per_second / 1e3:.0f} kB/s"
+    return f"{bytes_per_second / 1e6:.1f} MB/s"

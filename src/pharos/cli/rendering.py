@@ -11,8 +11,16 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from pharos.cli.terminal import indented, messages, one_line, printable, results
-from pharos.core import Answer, Citation, Document, Hit, Passage
+from pharos.cli.terminal import (
+    indented,
+    messages,
+    one_line,
+    printable,
+    reflowed,
+    results,
+    shown_path,
+)
+from pharos.core import Answer, Citation, Document, Hit
 
 if TYPE_CHECKING:
     from pharos.cli.doctor import Check
@@ -23,14 +31,16 @@ MOST_LISTED = 20
 
 def place(source: str, title: str, headings: tuple[str, ...]) -> Text:
     """Where a text stands in words: `Title › Chapter › Section`."""
-    names = [one_line(name) for name in (title, *headings)]
-    path = [name for i, name in enumerate(names) if name and name not in names[:i]]
-    return Text(" › ".join(path) or one_line(source), style="bold")
+    names: dict[str, str] = {}
+    for name in map(one_line, (title, *headings)):
+        names.setdefault(name.casefold(), name)
+    path = " › ".join(name for name in names.values() if name)
+    return Text(path or one_line(source), style="bold")
 
 
 def source_link(source: str, page: int | None) -> Text:
     """The document's name; a link to it (at its page) where it is a file on this machine."""
-    shown = Text(one_line(source))
+    shown = Text(shown_path(source))
     path = Path(source)
     if "\0" not in source and path.is_file():
         uri = path.resolve().as_uri() + (f"#page={page}" if page is not None else "")
@@ -50,15 +60,18 @@ def print_answer(answer: Answer) -> None:
         console.print(Text("No answer: the documents do not support one.", style="bold"))
         if answer.looked_at:
             console.print(Text(f"\nLooked at (confidence {answer.confidence:.2f} was too low):"))
-        print_citations(console, answer.looked_at)
+        print_citations(console, answer.looked_at, whole=False)
         return
-    for line in indented(Text(printable(answer.answer)), "", console):
+    for line in indented(Text(reflowed(answer.answer)), "", console):
         console.print(line)
     console.print(Text(f"\nSources (confidence {answer.confidence:.2f}):"))
     print_citations(console, answer.citations)
 
 
-def print_citations(console: Console, citations: tuple[Citation, ...]) -> None:
+def print_citations(
+    console: Console, citations: tuple[Citation, ...], *, whole: bool = True
+) -> None:
+    """Numbered sources with their quotes, `whole` or only how they begin."""
     for number, citation in enumerate(citations, start=1):
         label = f"[{number}] "
         heading = place(citation.document, citation.title, citation.headings)
@@ -66,7 +79,11 @@ def print_citations(console: Console, citations: tuple[Citation, ...]) -> None:
         where = position(citation.page, citation.start, citation.end)
         link = source_link(citation.document, citation.page)
         console.print(Text(" " * len(label)) + link + Text(f", {where}"), soft_wrap=True)
-        for line in indented(Text(printable(citation.quote)), "    │ ", console):
+        for line in indented(
+            Text(printable(citation.quote) if whole else excerpt(citation.quote, 100)),
+            "    │ ",
+            console,
+        ):
             console.print(line)
 
 
@@ -85,7 +102,7 @@ def _print_hit(console: Console, number: int, hit: Hit, *, explain: bool) -> Non
     console.print(Text("    ") + link + Text(where), soft_wrap=True)
     if explain:
         console.print(Text("    " + explained(hit.scores), style="dim"), soft_wrap=True)
-    for line in indented(Text(excerpt(passage)), "    │ ", console):
+    for line in indented(Text(excerpt(passage.text)), "    │ ", console):
         console.print(line)
 
 
@@ -93,9 +110,9 @@ def explained(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
 
 
-def excerpt(passage: Passage, length: int = 320) -> str:
-    """The beginning of a passage on one line, cut at a word."""
-    text = one_line(passage.text)
+def excerpt(text: str, length: int = 320) -> str:
+    """The beginning of a text on one line, cut at a word."""
+    text = one_line(text)
     if len(text) <= length:
         return text
     return text[:length].rsplit(" ", 1)[0] + " …"
@@ -112,7 +129,7 @@ def explain_answer(answer: Answer) -> None:
     console.print(Text(f"\nConfidence {answer.confidence:.3f}; {times}"), soft_wrap=True)
     for citation in answer.looked_at:
         where = position(citation.page, citation.start, citation.end)
-        line = f"  read ({citation.score:.3f}) {one_line(citation.document)}, {where}"
+        line = f"  read ({citation.score:.3f}) {shown_path(citation.document)}, {where}"
         console.print(Text(line, style="dim"), soft_wrap=True)
     for sentence in answer.unsupported:
         console.print(Text(f"  not borne out: {one_line(sentence)}"), soft_wrap=True)
@@ -129,21 +146,23 @@ def print_report(report: "IngestReport", folder: Path) -> None:
     }
     done = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     console.print(Text(f"{done or 'nothing to do'} in {report.seconds:.1f} s"), soft_wrap=True)
-    holds = f"{folder} holds {report.documents:,} documents in {report.passages:,} passages"
+    holds = (
+        f"{shown_path(folder)} holds {report.documents:,} documents in {report.passages:,} passages"
+    )
     console.print(Text(one_line(holds)), soft_wrap=True)
     duplicates = [
-        f"{one_line(item.source)} = {one_line(item.duplicate_of)} "
+        f"{shown_path(item.source)} = {shown_path(item.duplicate_of)} "
         f"({'exact' if item.kind == 'exact' else f'{item.similarity:.0%} alike'})"
         for item in report.duplicates
     ]
-    failures = [f"{one_line(item.source)}: {one_line(item.reason)}" for item in report.failures]
-    _print_listed(console, "duplicates, left out", duplicates)
-    _print_listed(console, "failures", failures)
+    failures = [f"{shown_path(item.source)}: {one_line(item.reason)}" for item in report.failures]
+    _print_listed(console, "left out as duplicates", duplicates)
+    _print_listed(console, "not read", failures)
 
 
 def _print_listed(console: Console, name: str, lines: Sequence[str]) -> None:
     if lines:
-        console.print(Text(f"{len(lines):,} {name}:", style="bold"))
+        console.print(Text(f"{name} ({len(lines):,}):", style="bold"))
     for line in lines[:MOST_LISTED]:
         console.print(Text(f"  {line}"), soft_wrap=True)
     if len(lines) > MOST_LISTED:

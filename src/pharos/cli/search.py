@@ -42,6 +42,8 @@ def search(
     from pharos.cli import rendering, terminal
     from pharos.rag import Library
 
+    if not query.strip():
+        raise typer.BadParameter("the query is empty; search for something")
     opened = Library.open(library_folder(library), create=False)
     hits = opened.search(
         query, k=k, groups=reader_groups(groups), filters=metadata_filters(filters), mode=mode

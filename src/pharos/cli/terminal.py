@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -53,6 +54,19 @@ def print_json(value: Mapping[str, Any]) -> None:
 def note(text: str) -> None:
     """One message on stderr."""
     messages().print(Text(printable(text)), soft_wrap=True)
+
+
+def shown_path(path: str | Path) -> str:
+    """A path as one would type it here: relative if it is below the working folder."""
+    try:
+        return one_line(str(Path(path).relative_to(Path.cwd())))
+    except ValueError:
+        return one_line(str(path))
+
+
+def reflowed(text: str) -> str:
+    """Hard-wrapped lines of running text joined; lists, code and tables stay as they are."""
+    return re.sub(r"(?<=\S{3})\n(?=[\w\"'“‘(])", " ", printable(text))
 
 
 def indented(text: Text, prefix: str, console: Console) -> Iterator[Text]:
