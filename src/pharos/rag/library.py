@@ -18,9 +18,16 @@ from pharos.rag.defaults import default_embedder, default_tokenizer_file
 from pharos.rag.ingest import Ingest, IngestConfig, OnProgress, document_id
 from pharos.rag.reader import ExtractiveReader
 from pharos.rag.report import IngestReport
-from pharos.rag.schema import Batch, DocumentRecord, read_document, sql_list
+from pharos.rag.schema import (
+    DOCUMENTS,
+    Batch,
+    DocumentRecord,
+    read_document,
+    read_pages,
+    sql_list,
+)
 from pharos.rag.search import Mode
-from pharos.rag.store import Snapshot, Store
+from pharos.rag.store import Store
 
 PASSAGES_READ = 10
 
@@ -148,9 +155,10 @@ class Library:
         `threshold` is the confidence from which on to answer (default: calibrated).
         """
         started = time.perf_counter()
-        hits = self.search(question, k=k, groups=groups, filters=filters)
-        searched_ms = (time.perf_counter() - started) * 1000
         embedder = self._compatible_embedder()
+        loaded = time.perf_counter()
+        hits = self.search(question, k=k, groups=groups, filters=filters)
+        searched = time.perf_counter()
         answer = answer_question(
             question,
             hits,
@@ -162,8 +170,12 @@ class Library:
             on_text=on_text,
             keep_unsupported=keep_unsupported,
         )
-        total_ms = (time.perf_counter() - started) * 1000
-        timings = {"search": searched_ms, **answer.timings_ms, "total": total_ms}
+        timings = {
+            "load": (loaded - started) * 1000,
+            "search": (searched - loaded) * 1000,
+            **answer.timings_ms,
+            "total": (time.perf_counter() - started) * 1000,
+        }
         return replace(answer, timings_ms=timings)
 
     def documents(self) -> list[DocumentRecord]:
@@ -174,7 +186,7 @@ class Library:
 
     def document(self, source: str) -> Document:
         """The parsed document that every offset refers to. `LibraryError` if it is not there."""
-        rows = self._rows(document_id(source))
+        rows = self._rows(document_id(source), DOCUMENTS.names)
         if not rows:
             raise LibraryError(f"{source} is not in {self.path}; pharos library list shows what is")
         return read_document(rows[0])
@@ -232,13 +244,14 @@ class Library:
         return embedder
 
     def _page_of(self, wanted_id: str, offset: int) -> int | None:
-        rows = self._rows(wanted_id)
-        return read_document(rows[0]).page_at(offset) if rows else None
+        rows = self._rows(wanted_id, ["pages"])
+        pages = read_pages(rows[0]["pages"]) if rows else ()
+        return next((page.number for page in pages if page.start <= offset < page.end), None)
 
-    def _rows(self, wanted_id: str) -> list[dict[str, Any]]:
-        snapshot: Snapshot = self._store.snapshot()
+    def _rows(self, wanted_id: str, columns: list[str]) -> list[dict[str, Any]]:
+        table = self._store.snapshot().documents
         rows: list[dict[str, Any]] = (
-            snapshot.documents.search().where(f"id IN {sql_list([wanted_id])}").to_list()
+            table.search().where(f"id IN {sql_list([wanted_id])}").select(columns).to_list()
         )
         return rows
 
