@@ -1,21 +1,20 @@
-"""BERT, the encoder (Devlin et al. 2018, arXiv:1810.04805): post-norm, exact GELU, learned positions.
+"""BERT, the encoder (Devlin et al. 2018, arXiv:1810.04805): post-norm, GELU, learned positions.
 
-The batch is packed: the tokens of all texts in one row after another, no padding and no mask
-(`pharos.ops.packing`). Query, key and value are one linear, which the checkpoint keeps as three.
+The batch is packed: the tokens of all texts stand one after another (`pharos.ops.packing`). Query,
+key and value are one linear, which the checkpoint keeps as three.
 
-Shapes: N tokens of the batch, D hidden width, H heads, K width of a head (D = H·K).
+Shapes: N rows of the batch, D hidden width, H heads, K width of a head (D = H·K).
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pharos.core.errors import ModelError
-from pharos.ops import Run, packed_attention
+from pharos.ops import Packed, Run, packed_attention
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,15 +80,11 @@ class BertAttention(nn.Module):
         return y_ND
 
 
-class BertMLP(nn.Module):
+class BertMLP(nn.Sequential):
     def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, x_ND: Tensor) -> Tensor:
-        y_ND: Tensor = self.down(F.gelu(self.up(x_ND)))
-        return y_ND
+        up = nn.Linear(config.hidden_size, config.intermediate_size)
+        down = nn.Linear(config.intermediate_size, config.hidden_size)
+        super().__init__(OrderedDict(up=up, gelu=nn.GELU(), down=down))
 
 
 class BertLayer(nn.Module):
@@ -102,8 +97,8 @@ class BertLayer(nn.Module):
 
     def forward(self, x_ND: Tensor, runs: Sequence[Run]) -> Tensor:
         x_ND = self.attention_norm(x_ND + self.attention(x_ND, runs))
-        x_ND = self.mlp_norm(x_ND + self.mlp(x_ND))
-        return x_ND
+        y_ND: Tensor = self.mlp_norm(x_ND + self.mlp(x_ND))
+        return y_ND
 
 
 class Bert(nn.Module):
@@ -115,39 +110,40 @@ class Bert(nn.Module):
         self.embeddings = BertEmbeddings(config)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, ids_N: Tensor, runs: Sequence[Run]) -> Tensor:
-        """Hidden states `[N, D]` of the tokens `ids_N`, whose texts `runs` delimits."""
-        positions = [torch.arange(r.length).repeat(r.count) for r in runs]
-        x_ND: Tensor = self.embeddings(ids_N, torch.cat(positions).to(ids_N.device))
+    def forward(self, batch: Packed) -> Tensor:
+        """Hidden states `[N, D]`; the rows that are padding hold nothing of meaning."""
+        x_ND: Tensor = self.embeddings(batch.ids, batch.positions)
         for layer in self.layers:
-            x_ND = layer(x_ND, runs)
+            x_ND = layer(x_ND, batch.runs)
         return x_ND
 
 
 IGNORED_WEIGHTS = ("embeddings.position_ids", "pooler.", "cls.")
-"""What a BERT checkpoint may hold beside the encoder: a buffer of old versions, and training heads."""
+"""What a checkpoint may hold beside the encoder: a buffer of old versions, and training heads."""
+
+EMBEDDINGS = {
+    "embeddings.word.weight": "embeddings.word_embeddings.weight",
+    "embeddings.position.weight": "embeddings.position_embeddings.weight",
+    "embeddings.token_type.weight": "embeddings.token_type_embeddings.weight",
+    "embeddings.norm.weight": "embeddings.LayerNorm.weight",
+    "embeddings.norm.bias": "embeddings.LayerNorm.bias",
+}
+LAYER = {
+    "attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "attention.out": ("attention.output.dense",),
+    "attention_norm": ("attention.output.LayerNorm",),
+    "mlp.up": ("intermediate.dense",),
+    "mlp.down": ("output.dense",),
+    "mlp_norm": ("output.LayerNorm",),
+}
 
 
 def hugging_face_names(config: BertConfig) -> dict[str, tuple[str, ...]]:
-    """Our parameter to the checkpoint's tensors that make it up, joined along their first dimension."""
-    modules = {
-        "embeddings.word": ("embeddings.word_embeddings",),
-        "embeddings.position": ("embeddings.position_embeddings",),
-        "embeddings.token_type": ("embeddings.token_type_embeddings",),
-        "embeddings.norm": ("embeddings.LayerNorm",),
-    }
+    """Our parameter to the checkpoint's tensors that, one after another, make it up."""
+    names: dict[str, tuple[str, ...]] = {ours: (theirs,) for ours, theirs in EMBEDDINGS.items()}
     for i in range(config.num_hidden_layers):
-        ours, theirs = f"layers.{i}", f"encoder.layer.{i}"
-        qkv = tuple(f"{theirs}.attention.self.{part}" for part in ("query", "key", "value"))
-        modules[f"{ours}.attention.qkv"] = qkv
-        modules[f"{ours}.attention.out"] = (f"{theirs}.attention.output.dense",)
-        modules[f"{ours}.attention_norm"] = (f"{theirs}.attention.output.LayerNorm",)
-        modules[f"{ours}.mlp.up"] = (f"{theirs}.intermediate.dense",)
-        modules[f"{ours}.mlp.down"] = (f"{theirs}.output.dense",)
-        modules[f"{ours}.mlp_norm"] = (f"{theirs}.output.LayerNorm",)
-    return {
-        f"{ours}.{kind}": tuple(f"{module}.{kind}" for module in theirs)
-        for ours, theirs in modules.items()
-        for kind in ("weight", "bias")
-        if kind == "weight" or theirs[0].endswith("LayerNorm") or "embeddings" not in ours
-    }
+        for ours, theirs in LAYER.items():
+            for kind in ("weight", "bias"):
+                parts = tuple(f"encoder.layer.{i}.{part}.{kind}" for part in theirs)
+                names[f"layers.{i}.{ours}.{kind}"] = parts
+    return names

@@ -73,8 +73,8 @@ def load_weights(
     *,
     ignore: Iterable[str] = (),
 ) -> None:
-    """Give `module` its parameters. `names` says which tensors make up each, joined along their first
-    dimension; tensors that start with a prefix in `ignore` may be left over.
+    """Give `module` its parameters. `names` says which tensors, joined along their first dimension,
+    make up each; tensors whose names start with one of `ignore` may be left over.
 
     The parameters are replaced, not copied into, so a module made on the `meta` device will do.
     Raises ModelError naming all that is missing, left over, or of another shape.

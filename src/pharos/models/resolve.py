@@ -74,7 +74,7 @@ def find_model(name: str) -> ModelFolder:
 
 
 def pull_model(name: str) -> ModelFolder:
-    """Download a model from the hub into its local cache. The only function here that uses the network."""
+    """Download a model from the hub into its local cache, over the network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

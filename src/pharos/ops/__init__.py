@@ -1,6 +1,18 @@
 """Tensor functions, each a fast version with a plain twin beside it."""
 
 from pharos.ops.attention import packed_attention, plain_packed_attention
-from pharos.ops.packing import Run, mean_pool, runs_of
+from pharos.ops.linear import can_pack, pack_weight, packed_linear, plain_linear
+from pharos.ops.packing import Packed, Run, mean_pool, pack
 
-__all__ = ["Run", "mean_pool", "packed_attention", "plain_packed_attention", "runs_of"]
+__all__ = [
+    "Packed",
+    "Run",
+    "can_pack",
+    "mean_pool",
+    "pack",
+    "pack_weight",
+    "packed_attention",
+    "packed_linear",
+    "plain_linear",
+    "plain_packed_attention",
+]

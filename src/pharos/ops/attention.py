@@ -1,26 +1,26 @@
 """Attention within each text of a packed batch (see `pharos.ops.packing`).
 
-Shapes: N tokens of the batch, B texts of a run, T tokens of each, H heads, K width of a head.
+Shapes: N rows of the batch, B texts of a run, T rows of each, H heads, K width of a head.
 """
 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from pharos.ops.packing import Run
 
 
 def packed_attention(qkv_N3HK: Tensor, runs: Sequence[Run]) -> Tensor:
-    """Scaled dot-product attention, every token of a text to every token of it: `[N, H, K]`.
-
-    A run is a dense batch, so neither padding nor a mask exists.
-    """
+    """Scaled dot-product attention, every row of a text to every token of it: `[N, H, K]`."""
+    heads_HK = qkv_N3HK.shape[2:]
     outputs = []
     for run in runs:
-        qkv_3BHTK = qkv_N3HK[run.rows].unflatten(0, (run.count, run.length)).permute(2, 0, 3, 1, 4)
-        out_BHTK = F.scaled_dot_product_attention(qkv_3BHTK[0], qkv_3BHTK[1], qkv_3BHTK[2])
+        qkv_BT3HK = qkv_N3HK[run.rows].view(run.texts, run.length, 3, *heads_HK)
+        q_BHTK, k_BHTK, v_BHTK = qkv_BT3HK.permute(2, 0, 3, 1, 4)
+        mask_B11T = None if run.mask is None else run.mask[:, None, None, :]
+        out_BHTK = scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, attn_mask=mask_B11T)
         outputs.append(out_BHTK.transpose(1, 2).flatten(0, 1))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
@@ -29,8 +29,11 @@ def plain_packed_attention(qkv_N3HK: Tensor, runs: Sequence[Run]) -> Tensor:
     """The twin: one text at a time, `softmax(q kᵀ / √K) v` in float32."""
     outputs = []
     for run in runs:
-        for qkv_T3HK in qkv_N3HK[run.rows].float().split(run.length):
+        qkv_BT3HK = qkv_N3HK[run.rows].float().view(run.texts, run.length, *qkv_N3HK.shape[1:])
+        for text, qkv_T3HK in enumerate(qkv_BT3HK):
             q_HTK, k_HTK, v_HTK = qkv_T3HK.permute(1, 2, 0, 3)
-            weights_HTT = (q_HTK @ k_HTK.mT / q_HTK.shape[-1] ** 0.5).softmax(dim=-1)
-            outputs.append((weights_HTT @ v_HTK).transpose(0, 1))
+            scores_HTT = q_HTK @ k_HTK.mT / q_HTK.shape[-1] ** 0.5
+            if run.mask is not None:
+                scores_HTT = scores_HTT.where(run.mask[text], float("-inf"))
+            outputs.append((scores_HTT.softmax(dim=-1) @ v_HTK).transpose(0, 1))
     return torch.cat(outputs).to(qkv_N3HK.dtype)

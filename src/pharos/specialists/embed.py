@@ -1,19 +1,22 @@
 """Sentences to vectors with a BERT (Reimers & Gurevych 2019, arXiv:1908.10084).
 
 The mean over a text's last hidden states, scaled to length 1. Texts are sorted by length and packed
-into batches of so many tokens: no padding is computed, and a batch stays in the processor's cache.
+into batches of so many tokens, small enough for the processor's cache.
+
+What is fastest depends on the processor (docs/benchmarks.md): bf16 where it multiplies bf16
+matrices in hardware (AMX, CUDA), else fp32.
 """
 
+import json
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+from torch import nn
 
 from pharos.core.errors import ModelError
 from pharos.models.bert import IGNORED_WEIGHTS, Bert, BertConfig, hugging_face_names
@@ -25,11 +28,11 @@ from pharos.models.checkpoint import (
     sha256_of,
     verify_sha256,
 )
-from pharos.models.resolve import ModelFolder, find_model
-from pharos.ops import mean_pool, runs_of
+from pharos.models.resolve import DEFAULT_ENCODER, ModelFolder, find_model
+from pharos.ops import mean_pool, pack
+from pharos.quant import convert_bf16
 
-Precision = Literal["auto", "fp32", "bf16", "int8"]
-DEFAULT_MODEL = "all-MiniLM-L6-v2"
+Precision = Literal["auto", "fp32", "bf16"]
 BATCH_TOKENS = 4096
 
 
@@ -45,6 +48,7 @@ class SentenceEncoder:
         self.precision = precision
         self.tokenizer_file = tokenizer_file
         self._model = model.eval()
+        self._device = model.embeddings.word.weight.device
         self._tokenizer = load_tokenizer(tokenizer_file, max_tokens)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -57,16 +61,14 @@ class SentenceEncoder:
 
     @torch.inference_mode()
     def _embed_batch(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        runs = runs_of([len(text) for text in ids])
-        device = self._model.embeddings.word.weight.device
-        ids_N = torch.tensor(list(chain.from_iterable(ids)), device=device)
-        pooled_BD = mean_pool(self._model(ids_N, runs), runs)
-        vectors: NDArray[np.float32] = F.normalize(pooled_BD, dim=-1).cpu().numpy()
+        batch = pack(ids, device=self._device)
+        means_BD = mean_pool(self._model(batch), batch.runs)
+        vectors: NDArray[np.float32] = nn.functional.normalize(means_BD, dim=-1).cpu().numpy()
         return vectors
 
 
 def load_encoder(
-    model: str = DEFAULT_MODEL, precision: Precision = "auto", threads: int | None = None
+    model: str = DEFAULT_ENCODER, precision: Precision = "auto", threads: int | None = None
 ) -> SentenceEncoder:
     """The encoder of that name (see `models.resolve.find_model`), verified, ready to embed.
 
@@ -78,18 +80,23 @@ def load_encoder(
     folder = find_model(model)
     digest = _verified_digest(folder)
     chosen = best_precision() if precision == "auto" else precision
+    bert = _load_bert(folder.path).to("cuda" if torch.cuda.is_available() else "cpu")
+    if chosen == "bf16":
+        convert_bf16(bert)
     return SentenceEncoder(
-        _load_bert(folder.path).to(torch.bfloat16 if chosen == "bf16" else torch.float32),
+        bert,
         folder.path / "tokenizer.json",
         name=f"{folder.name}@{digest[:8]}",
-        max_tokens=_max_tokens(folder.path),
+        max_tokens=_max_tokens(folder.path, bert.config),
         precision=chosen,
     )
 
 
 def best_precision() -> Precision:
-    """bf16 where the processor multiplies it in hardware, else fp32."""
-    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "fp32"
+    """The fastest precision on this machine that keeps the cosine to fp32 above 0.995."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
 
 
 def load_tokenizer(path: Path, max_tokens: int) -> Tokenizer:
@@ -135,12 +142,10 @@ def _load_bert(folder: Path) -> Bert:
     return bert
 
 
-def _max_tokens(folder: Path) -> int:
-    """What the model was trained for, from sentence-transformers' own file, else all its positions."""
+def _max_tokens(folder: Path, config: BertConfig) -> int:
+    """What the model was trained on, if the folder says so, else as many as it has positions."""
     path = folder / "sentence_bert_config.json"
-    positions = BertConfig.from_hugging_face(read_config(folder)).max_position_embeddings
     if not path.is_file():
-        return positions
-    import json
-
-    return min(positions, int(json.loads(path.read_text(encoding="utf-8"))["max_seq_length"]))
+        return config.max_position_embeddings
+    length = json.loads(path.read_text(encoding="utf-8"))["max_seq_length"]
+    return min(config.max_position_embeddings, int(length))

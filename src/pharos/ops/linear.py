@@ -1,0 +1,44 @@
+"""Linear layers whose weights are kept in the layout that the processor's multiplier wants.
+
+`torch.nn.functional.linear` lays bf16 weights out anew in every call; packed once, a call takes
+about half the time on a CPU with AMX. The operators are oneDNN's, which torch's own compiler uses
+for frozen weights; they have no public Python names, so `can_pack` asks whether they are there.
+
+Shapes: N rows, I inputs, O outputs.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu as exact_gelu
+from torch.nn.functional import linear
+
+
+def can_pack(weight_OI: Tensor) -> bool:
+    """Whether `pack_weight` and `packed_linear` work for this weight on this machine."""
+    return (
+        weight_OI.device.type == "cpu"
+        and torch._C._has_mkldnn
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    )
+
+
+def pack_weight(weight_OI: Tensor) -> Tensor:
+    """The weight in oneDNN's layout: opaque, of use to `packed_linear` only."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_OI)
+    return packed
+
+
+def packed_linear(x_NI: Tensor, packed_OI: Tensor, bias_O: Tensor, *, gelu: bool) -> Tensor:
+    """`x Wᵀ + b`, then the exact GELU while the result is still in registers, if asked."""
+    activation, variant = ("gelu", "none") if gelu else ("none", "")
+    y_NO: Tensor = torch.ops.mkldnn._linear_pointwise(
+        x_NI, packed_OI, bias_O, activation, [], variant
+    )
+    return y_NO
+
+
+def plain_linear(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor, *, gelu: bool) -> Tensor:
+    """The twin of `packed_linear`, with the weight as it was."""
+    y_NO = linear(x_NI, weight_OI, bias_O)
+    return exact_gelu(y_NO) if gelu else y_NO
