@@ -9,25 +9,9 @@ def sentences(text: str) -> list[str]:
     return [text[start:end] for start, end in split_sentences(text)]
 
 
-PIECES = st.sampled_from(
-    ["Dr. ", "A.", "e.g. ", "end. ", "?! ", "3.11 ", "http://a.b/c. ", "The ", "x", "[1]", '"', ")"]
-    + [
-        "\n",
-        "\n\n",
-        "\r\n",
-        "\u2028",
-        " ",
-        "    ",
-        "\t",
-        "# ",
-        "- ",
-        "1. ",
-        "| a |",
-        "```\n",
-        "。",
-        "…",
-    ]
-)
+MARKS = ["Dr. ", "A.", "e.g. ", "end. ", "?! ", "3.11 ", "http://a.b/c. ", "The ", "[1]", '"', ")"]
+LAYOUT = ["\n", "\n\n", "\r\n", "\u2028", " ", "    ", "\t", "# ", "- ", "1. ", "| a |", "```\n"]
+PIECES = st.sampled_from([*MARKS, *LAYOUT, "。", "…", "x"])
 
 
 @given(st.one_of(st.text(), st.lists(PIECES, max_size=40).map("".join)))
