@@ -6,7 +6,7 @@ is slow and takes memory without bound; but words repeat, and a tokenizer that s
 tokenized once and the counts are added up: exact, and many times faster than the tokenizer.
 
 Two things are not exact and are marked as such, so that the caller counts them for real: words that
-are cut because they are longer than `PIECE_LEN` (Base64, minified code, most scripts without
+are cut because they are longer than `WORD_LEN` (Base64, minified code, most scripts without
 spaces), and everything if the tokenizer does not split as BERT's does.
 
 An atom costs its tokens, but at least one for every `PIECE_LEN` characters: what a tokenizer makes
@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
+WORD_LEN = 64
+"""Long enough for a SHA-256 in hexadecimal: change logs are full of hashes."""
 PIECE_LEN = 32
 SPACE_LEN = 256
 SLICE_LEN = 1 << 20
@@ -37,7 +39,7 @@ _APART = r"[!-/:-@\[-`{-~、。，！？\u3400-\u4dbf\u4e00-\u9fff]"
 _CHAR = r"[^\s。！？]"
 _ATOM = re.compile(
     rf"""\s{{0,{SPACE_LEN}}}+ (?:
-            {_CHAR}{{1,{PIECE_LEN}}}+ (?!{_CHAR}) [。！？]{{0,2}}   # a word
+            {_CHAR}{{1,{WORD_LEN}}}+ (?!{_CHAR}) [。！？]{{0,2}}    # a word
           | {_CHAR}{{0,{PIECE_LEN - 1}}} {_APART}                 # of a long one, a part that is
           | {_CHAR}{{1,{PIECE_LEN}}}                              # counted exactly, else any part
           | [。！？]{{1,{PIECE_LEN}}} )
