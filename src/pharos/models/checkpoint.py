@@ -2,13 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pharos.core.errors import ModelError
 
@@ -66,6 +68,24 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
+class Uninitialized(TorchFunctionMode):
+    """Modules made within this context keep their parameters as the memory came: to be loaded next.
+
+    The `meta` device would do too, but its first use imports some 800 modules, which takes seconds.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return None
+        return func(*args, **(kwargs or {}))
+
+
 def load_weights(
     module: nn.Module,
     weights: Mapping[str, Tensor],
@@ -76,8 +96,8 @@ def load_weights(
     """Give `module` its parameters. `names` says which tensors, joined along their first dimension,
     make up each; tensors whose names start with one of `ignore` may be left over.
 
-    The parameters are replaced, not copied into, so a module made on the `meta` device will do.
-    Raises ModelError naming all that is missing, left over, or of another shape.
+    The parameters are replaced, not copied into. Raises ModelError naming all that is missing, left
+    over, or of another shape.
     """
     problems = _missing(weights, names) + _left_over(weights, names, tuple(ignore))
     if not problems:

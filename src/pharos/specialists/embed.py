@@ -22,6 +22,7 @@ from pharos.core.errors import ModelError
 from pharos.models.bert import IGNORED_WEIGHTS, Bert, BertConfig, hugging_face_names
 from pharos.models.checkpoint import (
     WEIGHTS_FILE,
+    Uninitialized,
     load_weights,
     read_config,
     read_weights,
@@ -135,7 +136,7 @@ def _verified_digest(folder: ModelFolder) -> str:
 
 def _load_bert(folder: Path) -> Bert:
     config = BertConfig.from_hugging_face(read_config(folder))
-    with torch.device("meta"):
+    with Uninitialized():
         bert = Bert(config)
     names = hugging_face_names(config)
     load_weights(bert, read_weights(folder), names, ignore=IGNORED_WEIGHTS)
