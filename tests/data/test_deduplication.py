@@ -103,6 +103,22 @@ def test_of_equally_similar_texts_the_first_added_is_named() -> None:
     assert index.find(text) == ("z", 1.0)
 
 
+def test_the_index_finds_what_comparing_with_every_text_finds() -> None:
+    rng = random.Random(5)
+    family = [rng.randbytes(512) for _ in range(40)]
+    index, known = NearDuplicates(0.9), []
+    for i in range(2500):
+        places = bytearray(rng.choice(family))
+        for _ in range(rng.randrange(20)):
+            place = 4 * rng.randrange(128)
+            places[place : place + 4] = rng.randbytes(4)
+        known.append((str(i), bytes(places)))
+        index.add(*known[-1])
+    for _, text in known[::100]:
+        best = max(known, key=lambda other: similarity(other[1], text))
+        assert index.find(text) == (best[0], similarity(best[1], text))
+
+
 def test_a_threshold_that_means_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"threshold is 1\.5"):
         NearDuplicates(1.5)

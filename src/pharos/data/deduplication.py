@@ -3,18 +3,21 @@
 Two texts are near-duplicates if the sets of their five-word shingles have a Jaccard similarity of
 at least a threshold. A signature holds, for each of 128 random orders of all shingles, the smallest
 shingle of the text; the share of equal places in two signatures estimates the similarity with a
-standard error of at most 0.044 (0.019 at 0.95). Signatures are found by locality-sensitive hashing:
-16 bands of 8 places, and two texts are compared if any band is equal, which misses a pair of
-similarity 0.9 once in 8,000 times.
+standard error of at most 0.044 (0.019 at 0.95).
+
+A signature is looked for by comparing a few of its places with those of all texts, then all places
+of the texts that may be near. That is linear, and still about 2 ms among 100,000 texts, where
+embedding one takes a hundred times as long. Locality-sensitive hashing finds it in microseconds,
+but took ten times the memory, and 20 times as long among 3,000 texts from one template.
 
 The default threshold is high, because what is dropped cannot be cited: of two editions of a manual
 of 20 paragraphs that differ in one, the similarity is 0.90, and both must stay.
 """
 
 import hashlib
+import math
 import re
 import unicodedata
-from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,7 +25,8 @@ from numpy.typing import NDArray
 from rensa import RMinHash
 
 NUM_PERM = 128
-NUM_BANDS = 16
+NUM_SIEVE = 16
+"""The places that are compared with all texts."""
 SHINGLE_WORDS = 5
 MIN_WORDS = 50
 DEFAULT_THRESHOLD = 0.95
@@ -59,9 +63,11 @@ class NearDuplicates:
         if not 0.5 <= threshold <= 1.0:
             raise ValueError(f"threshold is {threshold}; it is a similarity from 0.5 to 1")
         self._threshold = threshold
+        # A text at the threshold fails this about once in 10,000 times.
+        error = math.sqrt(NUM_SIEVE * threshold * (1 - threshold))
+        self._min_sieved = math.floor(NUM_SIEVE * threshold - 4 * error)
         self._ids: list[str] = []
-        self._signatures: list[bytes] = []
-        self._bands: defaultdict[tuple[int, bytes], list[int]] = defaultdict(list)
+        self._places_PN = np.empty((NUM_PERM, 1024), np.uint32)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -70,17 +76,25 @@ class NearDuplicates:
         """An empty signature is not indexed: nothing is near to it."""
         if not signature:
             return
-        for band in _bands(signature):
-            self._bands[band].append(len(self._ids))
+        if len(self) == self._places_PN.shape[1]:
+            self._places_PN = np.hstack([self._places_PN, np.empty_like(self._places_PN)])
+        self._places_PN[:, len(self)] = _places(signature)
         self._ids.append(document_id)
-        self._signatures.append(signature)
 
     def find(self, signature: bytes) -> tuple[str, float] | None:
         """The most similar text and its similarity; of equals, the one added first."""
-        rows = {row for band in _bands(signature) for row in self._bands.get(band, ())}
-        scored = [(similarity(signature, self._signatures[row]), -row) for row in rows]
-        best, row = max(scored, default=(0.0, 0))
-        return (self._ids[-row], best) if best >= self._threshold else None
+        if not signature or not self._ids:
+            return None
+        places, known_PN = _places(signature)[:, None], self._places_PN[:, : len(self)]
+        sieved = np.count_nonzero(known_PN[:NUM_SIEVE] == places[:NUM_SIEVE], axis=0)
+        near = np.flatnonzero(sieved >= self._min_sieved)
+        if not len(near):
+            return None
+        similarities = np.mean(known_PN[:, near] == places, axis=0)
+        best = int(similarities.argmax())
+        if similarities[best] < self._threshold:
+            return None
+        return self._ids[near[best]], float(similarities[best])
 
 
 def _shingles(words: list[str]) -> Iterator[str]:
@@ -90,9 +104,3 @@ def _shingles(words: list[str]) -> Iterator[str]:
 
 def _places(signature: bytes) -> NDArray[np.uint32]:
     return np.frombuffer(signature, dtype="<u4")
-
-
-def _bands(signature: bytes) -> Iterator[tuple[int, bytes]]:
-    width = len(signature) // NUM_BANDS
-    for band in range(NUM_BANDS if signature else 0):
-        yield band, signature[band * width : (band + 1) * width]
