@@ -1,5 +1,11 @@
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+
+from pharos.cli.app import app
 
 HEAVY = {"torch", "lancedb", "pyarrow", "numpy", "kreuzberg", "rich", "httpx", "huggingface_hub"}
 
@@ -17,3 +23,20 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Ask a folder of documents" in done.stdout
     assert not HEAVY & set(done.stdout.splitlines()[-1].split())
+
+
+def test_every_command_has_its_page_in_the_docs_and_an_example() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    names = list(command_names(typer.main.get_command(app), "pharos"))
+    assert "pharos library check" in names
+    for name in names:
+        _, _, section = page.partition(f"\n## `{name}`\n")
+        assert section, f"{name} has no section in docs/cli.md"
+        section = section.partition("\n## ")[0]
+        assert "Example" in section or "Begin with" in section, name
+
+
+def command_names(command: typer.core.TyperCommand, path: str) -> Iterator[str]:
+    yield path
+    for name, child in getattr(command, "commands", {}).items():
+        yield from command_names(child, f"{path} {name}")

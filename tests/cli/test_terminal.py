@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pharos.cli.rendering import place, position, source_link
-from pharos.cli.terminal import indented, one_line, printable
+from pharos.cli.terminal import dedented, indented, one_line, printable, reflowed
 
 HOSTILE = "\x1b[31m[bold]red[/bold]\x1b]8;;http://evil.example\x07link\x9b2J\u202egpj.exe\r\n"
 
@@ -67,3 +67,16 @@ def test_every_line_of_a_quote_stands_behind_its_bar(width: int) -> None:
     assert len(lines) > 1
     assert all(line.plain.startswith("  │ ") for line in lines)
     assert all(len(line) <= max(width, 20) for line in lines)
+
+
+def test_hard_wrapped_text_is_reflowed_and_lists_are_not() -> None:
+    wrapped = (
+        "It is dropped with the command DROP ROLE, which\n    needs the name of the role.\n\nEnd."
+    )
+    assert reflowed(wrapped) == wrapped.replace("which\n    needs", "which needs")
+    listed = "Three things are needed before a role can be dropped:\n- one\n- two\n- three"
+    assert reflowed(listed) == listed
+
+
+def test_a_quote_loses_the_indentation_of_its_place() -> None:
+    assert dedented("one\n      two\n        three") == "one\ntwo\n  three"

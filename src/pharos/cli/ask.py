@@ -25,7 +25,9 @@ ABSTAINED = 3
 
 
 def ask(
-    question: Annotated[str, typer.Argument(metavar="QUESTION", show_default=False)],
+    question: Annotated[
+        str, typer.Argument(metavar="QUESTION", show_default=False, help="In plain words.")
+    ],
     docs: Annotated[
         list[str] | None,
         typer.Option(

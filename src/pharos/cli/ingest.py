@@ -19,7 +19,7 @@ def ingest(
     paths: Annotated[
         list[str],
         typer.Argument(
-            metavar="PATH...",
+            metavar="PATH",
             show_default=False,
             help="Files, folders, globs; or - alone for standard input.",
         ),

@@ -12,6 +12,8 @@ from pharos.cli.options import JsonOption, LibraryOption, library_folder
 if TYPE_CHECKING:
     from pharos.rag import Library
 
+DOCUMENT_HELP = "As `pharos library list` names it."
+
 library = typer.Typer(
     name="library",
     help="List, show, remove and check the documents of a library.",
@@ -46,7 +48,9 @@ def list_documents(folder: LibraryOption = None, as_json: JsonOption = False) ->
 
 @library.command()
 def show(
-    source: Annotated[str, typer.Argument(metavar="DOCUMENT", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(metavar="DOCUMENT", show_default=False, help=DOCUMENT_HELP)
+    ],
     folder: LibraryOption = None,
     span: Annotated[
         str | None,
@@ -56,7 +60,7 @@ def show(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a document: its headings, or the text that a citation points to.
+    """Show a document: its headings, or the text of a citation.
 
     \b
     Examples:
@@ -103,7 +107,9 @@ def span_of(span: str, length: int) -> tuple[int, int]:
 
 @library.command()
 def remove(
-    sources: Annotated[list[str], typer.Argument(metavar="DOCUMENT...", show_default=False)],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="DOCUMENT", show_default=False, help=DOCUMENT_HELP)
+    ],
     folder: LibraryOption = None,
 ) -> None:
     """Remove documents from the library; their files are not touched.

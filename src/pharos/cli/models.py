@@ -28,7 +28,7 @@ NameArgument = Annotated[
 
 @models.command("list")
 def list_models(as_json: JsonOption = False) -> None:
-    """List the models that have a short name, and which are on this machine.
+    """List the known models and where they are.
 
     \b
     Example:
@@ -58,7 +58,7 @@ def list_models(as_json: JsonOption = False) -> None:
 
 @models.command()
 def pull(name: NameArgument) -> None:
-    """Download a model from the hub. The only command that fetches anything.
+    """Download a model from the hub. The only command that downloads anything.
 
     \b
     Example:
@@ -74,7 +74,7 @@ def pull(name: NameArgument) -> None:
 
 @models.command()
 def show(name: NameArgument, as_json: JsonOption = False) -> None:
-    """Show where a model is, its shape, and whether its weights are the published ones.
+    """Show a model: its folder, shape and checksum.
 
     \b
     Example:

@@ -34,20 +34,23 @@ def progress_bars(*, transient: bool = False) -> Iterator[Callable[["IngestProgr
 
     def show(progress: "IngestProgress") -> None:
         if not progress.files_total:
-            return  # nothing to do in this stage, or not known yet
+            return  # nothing to do, or not known yet
         bars.start()
         if progress.stage not in tasks:
             tasks[progress.stage] = bars.add_task(progress.stage, total=None, amount="")
-        task = bars.tasks[tasks[progress.stage]]
-        bars.update(
-            task.id,
-            completed=progress.bytes_done,
-            total=progress.bytes_total,
-            amount=amount(progress, task.elapsed or 0.0),
-        )
+        if progress.stage == "ingest":  # the others move to and fro: their end is not known
+            task = bars.tasks[tasks[progress.stage]]
+            bars.update(
+                task.id,
+                completed=progress.bytes_done,
+                total=progress.bytes_total,
+                amount=amount(progress, task.elapsed or 0.0),
+            )
 
     try:
         yield show
+        for task_id in tasks.values():
+            bars.update(task_id, total=1, completed=1)
     finally:
         if tasks:
             bars.stop()

@@ -12,6 +12,7 @@ from rich.style import Style
 from rich.text import Text
 
 from pharos.cli.terminal import (
+    dedented,
     indented,
     messages,
     one_line,
@@ -80,7 +81,7 @@ def print_citations(
         link = source_link(citation.document, citation.page)
         console.print(Text(" " * len(label)) + link + Text(f", {where}"), soft_wrap=True)
         for line in indented(
-            Text(printable(citation.quote) if whole else excerpt(citation.quote, 100)),
+            Text(dedented(citation.quote) if whole else excerpt(citation.quote, 100)),
             "    │ ",
             console,
         ):

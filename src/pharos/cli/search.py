@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def search(
-    query: Annotated[str, typer.Argument(metavar="QUERY", show_default=False)],
+    query: Annotated[
+        str, typer.Argument(metavar="QUERY", show_default=False, help="Words or a question.")
+    ],
     library: LibraryOption = None,
     k: Annotated[int, typer.Option("-k", metavar="N", min=1, help="How many passages.")] = 10,
     mode: Annotated[

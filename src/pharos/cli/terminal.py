@@ -8,6 +8,7 @@ overrides).
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from rich.text import Text
 _STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+_WRAPPED = 40  # characters: a shorter line ended because its author ended it
+_GOES_ON = re.compile(r"\s*[\w\"'“‘(]")
 _UNBOUNDED = 1_000_000  # columns: output into a pipe is not wrapped
 
 
@@ -65,8 +68,23 @@ def shown_path(path: str | Path) -> str:
 
 
 def reflowed(text: str) -> str:
-    """Hard-wrapped lines of running text joined; lists, code and tables stay as they are."""
-    return re.sub(r"(?<=\S{3})\n(?=[\w\"'“‘(])", " ", printable(text))
+    """Running text with its hard line breaks taken out: a line that is long enough to have been
+    wrapped goes on in the next, unless that begins a list or a paragraph."""
+    lines: list[str] = []
+    is_wrapped = False
+    for line in printable(text).split("\n"):
+        if is_wrapped and _GOES_ON.match(line):
+            lines[-1] += " " + line.strip()
+        else:
+            lines.append(line)
+        is_wrapped = len(line.strip()) >= _WRAPPED
+    return "\n".join(lines)
+
+
+def dedented(text: str) -> str:
+    """A quote without the indentation of its place; it begins in the middle of a line."""
+    first, line_end, rest = printable(text).partition("\n")
+    return first + line_end + textwrap.dedent(rest)
 
 
 def indented(text: Text, prefix: str, console: Console) -> Iterator[Text]:
