@@ -5,52 +5,59 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pharos.rag.library import Library
-from pharos.rag.search import fuse
-
-rankings = st.dictionaries(
-    st.sampled_from(["cosine", "bm25"]),
-    st.lists(st.sampled_from("abcdefgh"), unique=True).map(
-        lambda ids: [(id_, 1.0 / (rank + 1)) for rank, id_ in enumerate(ids)]
-    ),
-)
+from pharos.rag.search import Ranked, Ranking, fuse
 
 
-@given(rankings)
-def test_fusion_keeps_every_passage_once_in_the_order_of_its_score(
-    ranked: dict[str, list[tuple[str, float]]],
+def ranking(**scores: float) -> Ranking:
+    return [Ranked(id_, id_, score) for id_, score in scores.items()]
+
+
+orders = st.lists(st.sampled_from("abcdefgh"), unique=True)
+
+
+@given(orders, orders)
+def test_fusion_scores_every_passage_that_any_retriever_ranks(
+    first: list[str], second: list[str]
 ) -> None:
-    fused = fuse(ranked)
-    assert {id_ for id_, _, _ in fused} == {
-        id_ for ranking in ranked.values() for id_, _ in ranking
-    }
-    assert len({id_ for id_, _, _ in fused}) == len(fused)
-    assert fused == sorted(fused, key=lambda item: (-item[1], item[0]))
+    by_rank = [{id_: 1.0 / rank for rank, id_ in enumerate(o, start=1)} for o in (first, second)]
+    scores = fuse({"cosine": ranking(**by_rank[0]), "bm25": ranking(**by_rank[1])})
+    assert scores.keys() == {*first, *second}
+    assert all(score > 0.0 for score in scores.values())
 
 
-def test_a_score_is_the_mean_share_of_the_best_scores() -> None:
-    fused = fuse({"cosine": [("a", 0.8), ("b", 0.4)], "bm25": [("b", 10.0), ("c", 5.0)]})
-    assert [(id_, pytest.approx(score)) for id_, score, _ in fused] == [
-        ("b", (0.5 + 1.0) / 2),  # what both find
-        ("a", (1.0 + 0.0) / 2),  # shares no word with the query
-        ("c", (0.5 + 0.5) / 2),  # lies at most as near as the last that the vectors rank
-    ]
-    assert fused[0][2] == {"cosine": 0.4, "cosine_rank": 2.0, "bm25": 10.0, "bm25_rank": 1.0}
+@given(orders)
+def test_a_passage_that_leads_both_rankings_leads_the_fusion(order: list[str]) -> None:
+    scores = {id_: 1.0 / rank for rank, id_ in enumerate(order, start=1)}
+    fused = fuse({"cosine": ranking(**scores), "bm25": ranking(**scores)})
+    assert sorted(fused, key=lambda id_: -fused[id_]) == order
+
+
+def test_a_vote_is_a_reciprocal_rank_weighted_by_the_share_of_the_best_score() -> None:
+    fused = fuse({"cosine": ranking(a=0.8, b=0.4), "bm25": ranking(b=10.0, c=5.0)})
+    assert fused == pytest.approx({"a": 1 / 61, "b": 0.5 / 62 + 1 / 61, "c": 0.5 / 62})
 
 
 def test_a_clear_winner_of_one_retriever_stays_ahead() -> None:
     """Which is what fusing by rank alone loses."""
     fused = fuse(
         {
-            "cosine": [("second", 0.50), ("third", 0.49), ("clear", 0.48)],
-            "bm25": [("clear", 30.0), ("third", 6.0), ("second", 5.0)],
+            "cosine": ranking(second=0.50, third=0.49, clear=0.48),
+            "bm25": ranking(clear=30.0, third=6.0, second=5.0),
         }
     )
-    assert fused[0][0] == "clear"
+    assert max(fused, key=lambda id_: fused[id_]) == "clear"
 
 
-def test_one_ranking_alone_keeps_its_order() -> None:
-    ranking = [("a", -0.1), ("b", -0.2), ("c", -0.3)]
-    assert [id_ for id_, _, _ in fuse({"cosine": ranking})] == ["a", "b", "c"]
+def test_a_retriever_whose_best_score_is_not_positive_adds_nothing() -> None:
+    assert fuse({"cosine": ranking(a=-0.1, b=-0.2)}) == {"a": 0.0, "b": 0.0}
+
+
+def test_a_document_that_the_best_passage_names_is_raised(library: Library, docs: Path) -> None:
+    (docs / "film.md").write_text("# Glen or Glenda\n\nThe film was directed by Ed Wood.\n")
+    (docs / "person.md").write_text("# Ed Wood\n\nHe was born in Poughkeepsie, of all places.\n")
+    library.ingest([docs])
+    titles = [hit.passage.title for hit in library.search("who directed the film Glen or Glenda")]
+    assert titles[:2] == ["Glen or Glenda", "Ed Wood"]
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "dense", "bm25"])

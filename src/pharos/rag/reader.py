@@ -146,21 +146,22 @@ class ExtractiveReader:
 
 
 def sentences_of(hits: Sequence[Hit]) -> list[Sentence]:
-    """The sentences of the hits, in order; what an earlier hit already says at the same place of
-    the same document is left out."""
+    """The sentences of the hits, in order, without those that an earlier hit has already: at the
+    same place of the same document, or word for word elsewhere."""
     sentences: list[Sentence] = []
-    seen: dict[str, list[tuple[int, int]]] = {}
+    places: dict[str, list[tuple[int, int]]] = {}
+    wordings: set[str] = set()
     for index, hit in enumerate(hits):
         passage = hit.passage
-        taken = seen.setdefault(passage.document_id, [])
-        mine = [
-            (position, start, end)
-            for position, (start, end) in enumerate(_units(passage.text))
-            if not _overlaps(taken, passage.start + start, passage.start + end)
-        ]
-        taken += [(passage.start + start, passage.start + end) for _, start, end in mine]
-        for position, start, end in mine:
+        before = tuple(places.get(passage.document_id, ()))
+        for position, (start, end) in enumerate(_units(passage.text)):
+            place = (passage.start + start, passage.start + end)
             text = passage.text[start:end]
+            wording = " ".join(text.casefold().split())
+            if wording in wordings or any(_overlap(place, other) for other in before):
+                continue
+            wordings.add(wording)
+            places.setdefault(passage.document_id, []).append(place)
             words = frozenset(terms(text))
             able = bool(words) and _can_answer(text, passage)
             sentences.append(Sentence(index, position, start, end, words, able))
@@ -238,8 +239,8 @@ def _can_answer(text: str, passage: Passage) -> bool:
     )
 
 
-def _overlaps(taken: Sequence[tuple[int, int]], start: int, end: int) -> bool:
-    return any(start < other_end and other_start < end for other_start, other_end in taken)
+def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
 
 
 def _rarity(question: str, sentences: Sequence[Sentence]) -> dict[str, float]:

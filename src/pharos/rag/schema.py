@@ -65,6 +65,7 @@ def windows_schema(dim: int) -> pa.Schema:
             pa.field("passage_id", pa.string()),
             pa.field("document_id", pa.string()),
             pa.field("readers", pa.string()),
+            pa.field("title", pa.string()),
             pa.field("vector", pa.list_(pa.float32(), dim)),
         ]
     )
@@ -185,6 +186,7 @@ def window_rows(passages: Sequence[tuple[IndexedPassage, str]], dim: int) -> pa.
             "passage_id": [passage.id for passage, _ in repeated],
             "document_id": [passage.document_id for passage, _ in repeated],
             "readers": [readers for _, readers in repeated],
+            "title": [passage.title for passage, _ in repeated],
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim),
         },
         schema=windows_schema(dim),

@@ -1,10 +1,11 @@
-"""Hybrid search: dense vectors and BM25, fused by relative score.
+"""Hybrid search: dense vectors and BM25, fused by weighted reciprocal rank.
 
-Each retriever ranks the passages that the asker may read. A passage's score is the mean of what it
-reaches of each retriever's best score for this query. One that BM25 does not rank shares no word
-with the query, and counts 0 there; one that the vectors do not rank lies below the last that they
-do, and counts as that. Reciprocal rank fusion (Cormack, Clarke & Buettcher 2009) throws away how
-clear a winner is, and was measurably worse (docs/log.md).
+Each retriever ranks the passages that the asker may read. In reciprocal rank fusion (Cormack,
+Clarke & Buettcher 2009) a passage's score is the sum over the retrievers of 1 / (k + rank). Ranks
+alone forget how clear a winner is: on questions whose words are in the text, that puts the fusion
+below BM25. So each vote is weighted by the share that the passage's own score has of the best:
+
+    score(p) = sum over retrievers of (s(p) / s(best)) / (k + rank(p))
 
 A passage's cosine is that of its best window: the encoder was trained on texts shorter than a
 passage.
@@ -16,22 +17,35 @@ rare a word is.)
 
 import fnmatch
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, cast
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 from lancedb.query import LanceVectorQueryBuilder
 
 from pharos.core import Embedder, Hit, Passage
 from pharos.rag.access import readable
+from pharos.rag.links import LEADING, lend
 from pharos.rag.schema import read_passage, sql_list
 from pharos.rag.store import Snapshot
 
 Mode = Literal["hybrid", "dense", "bm25"]
-Ranking = list[tuple[str, float]]  # passage ids, best first, with the retriever's own score
 
+RRF_K = 60
 DEPTH = 100
 WINDOWS_PER_PASSAGE = 3
 MAX_QUERY_CHARACTERS = 8_000
+
+
+class Ranked(NamedTuple):
+    """A passage in a ranking, with the title of its document and the retriever's own score."""
+
+    id: str
+    title: str
+    score: float
+
+
+Ranking = list[Ranked]  # best first
 
 
 def search(
@@ -59,12 +73,13 @@ def search(
         rankings["cosine"] = dense(snapshot, embedder(), query, where, depth)
     if mode != "dense":
         rankings["bm25"] = bm25(snapshot, query, where, depth)
-    fused = fuse(rankings)[:k]
-    passages = fetch(snapshot, [passage_id for passage_id, _, _ in fused])
-    return [
-        Hit(passage=passages[passage_id], score=score, scores=scores)
-        for passage_id, score, scores in fused
-    ]
+    parts = explain(rankings)
+    scores = fuse(rankings)
+    if mode == "hybrid":
+        scores = follow_links(snapshot, scores, rankings)
+    best = _ordered(scores)[:k]
+    passages = fetch(snapshot, best)
+    return [Hit(passage=passages[id_], score=scores[id_], scores=parts[id_]) for id_ in best]
 
 
 def restriction(
@@ -120,50 +135,67 @@ def dense(snapshot: Snapshot, embedder: Embedder, query: str, where: str, depth:
     )
     search = (
         search.distance_type("cosine")
-        .select(["passage_id", "_distance"])
+        .select(["passage_id", "title", "_distance"])
         .limit(depth * WINDOWS_PER_PASSAGE)
     )
     if where:
         search = search.where(where, prefilter=True)
-    best: dict[str, float] = {}
+    best: dict[str, Ranked] = {}
     for row in search.to_list():
-        best.setdefault(row["passage_id"], 1.0 - row["_distance"])
-    return sorted(best.items(), key=lambda item: (-item[1], item[0]))[:depth]
+        ranked = Ranked(row["passage_id"], row["title"], 1.0 - row["_distance"])
+        best.setdefault(ranked.id, ranked)
+    return _by_score(best.values())[:depth]
 
 
 def bm25(snapshot: Snapshot, query: str, where: str, depth: int) -> Ranking:
     """Passages by BM25 over the heading prefix and the text; none if the query has no word."""
     search = (
         snapshot.passages.search(query, query_type="fts", fts_columns="body")
-        .select(["id", "_score"])
+        .select(["id", "title", "_score"])
         .limit(depth)
     )
     if where:
         search = search.where(where, prefilter=True)
-    rows = [(row["id"], float(row["_score"])) for row in search.to_list()]
-    return sorted(rows, key=lambda item: (-item[1], item[0]))
+    return _by_score(Ranked(r["id"], r["title"], float(r["_score"])) for r in search.to_list())
 
 
-def fuse(rankings: Mapping[str, Ranking]) -> list[tuple[str, float, dict[str, float]]]:
-    """Relative score fusion: (passage id, score, what it was made of), best first; ties by id."""
-    scores: dict[str, dict[str, float]] = {}
+def fuse(rankings: Mapping[str, Ranking]) -> dict[str, float]:
+    """The score of every passage that any retriever ranks; a retriever that does not rank it adds
+    nothing, nor does one whose best score is not positive."""
+    scores: dict[str, float] = defaultdict(float)
+    for ranking in rankings.values():
+        best = ranking[0].score if ranking else 0.0
+        for rank, ranked in enumerate(ranking, start=1):
+            share = max(ranked.score, 0.0) / best if best > 0.0 else 0.0
+            scores[ranked.id] += share / (RRF_K + rank)
+    return dict(scores)
+
+
+def follow_links(
+    snapshot: Snapshot, scores: Mapping[str, float], rankings: Mapping[str, Ranking]
+) -> dict[str, float]:
+    """The scores after the leading passages have lent to the documents that they name."""
+    titles = {ranked.id: ranked.title for ranking in rankings.values() for ranked in ranking}
+    leading = _ordered(scores)[:LEADING]
+    texts = fetch(snapshot, leading)
+    return lend(scores, titles, [(id_, texts[id_].text) for id_ in leading])
+
+
+def explain(rankings: Mapping[str, Ranking]) -> dict[str, dict[str, float]]:
+    """For every passage, each retriever's score and rank."""
+    parts: dict[str, dict[str, float]] = defaultdict(dict)
     for name, ranking in rankings.items():
-        for rank, (passage_id, score) in enumerate(ranking, start=1):
-            scores.setdefault(passage_id, {}).update({name: score, f"{name}_rank": float(rank)})
-    shares = [_share(name, ranking) for name, ranking in rankings.items() if ranking]
-    fused = [
-        (passage_id, sum(share(parts) for share in shares) / len(shares), parts)
-        for passage_id, parts in scores.items()
-    ]
-    return sorted(fused, key=lambda item: (-item[1], item[0]))
+        for rank, ranked in enumerate(ranking, start=1):
+            parts[ranked.id] |= {name: ranked.score, f"{name}_rank": float(rank)}
+    return parts
 
 
-def _share(name: str, ranking: Ranking) -> Callable[[Mapping[str, float]], float]:
-    """From a passage's scores to its share of the best score of one retriever."""
-    best, worst = ranking[0][1], ranking[-1][1]
-    absent = 0.0 if name == "bm25" else worst
-    scale = abs(best) or 1.0  # cosines may all be negative
-    return lambda parts: parts.get(name, absent) / scale
+def _ordered(scores: Mapping[str, float]) -> list[str]:
+    return sorted(scores, key=lambda id_: (-scores[id_], id_))
+
+
+def _by_score(ranking: Iterable[Ranked]) -> Ranking:
+    return sorted(ranking, key=lambda ranked: (-ranked.score, ranked.id))
 
 
 def fetch(snapshot: Snapshot, ids: Sequence[str]) -> dict[str, Passage]:

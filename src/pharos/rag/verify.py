@@ -19,8 +19,8 @@ from pharos.core import Embedder, Hit, Span
 from pharos.data.sentences import split_sentences
 from pharos.rag.terms import terms
 
-COVERED = 0.8
-PARTLY_COVERED = 0.45
+COVERED = 0.85
+PARTLY_COVERED = 0.6
 SAME_MEANING = 0.6
 MAX_WINDOWS = 12
 SENTENCES_PER_WINDOW = 3
@@ -119,7 +119,7 @@ class Verifier:
         """The stretch of the hit's passage that bears out the claim, or what is wrong."""
         passage = hit.passage
         context = " ".join((passage.title, *passage.headings))
-        missing = _names(claim) - set(terms(f"{context} {passage.text}"))
+        missing = unmentioned(claim, f"{context} {passage.text}")
         if missing:
             return f"does not mention {', '.join(sorted(missing))}"
         windows = _windows(passage.text, set(terms(claim)), set(terms(context)))
@@ -215,10 +215,18 @@ def _polarity(text: str) -> tuple[set[str], set[str]]:
     return denied, asserted
 
 
-def _names(claim: str) -> set[str]:
-    """Terms of what must be said literally: capitalised names inside the sentence, and code."""
+def unmentioned(claim: str, source: str) -> set[str]:
+    """Terms of the claim's names and code that the source does not have, not even inflected."""
     found = [*_NAME.findall(_LIST_MARK.sub("", claim)), *_CODE_SPAN.findall(claim)]
-    return {term for name in found for term in terms(name)}
+    said = set(terms(source))
+    names = {term for name in found for term in terms(name) if len(term) > 1} - said
+    return {name for name in names if not any(_inflected(name, term) for term in said)}
+
+
+def _inflected(name: str, term: str) -> bool:
+    """Canada and Canadian, but not Austria and Australia: all but the shorter one's last letter."""
+    shared = max(4, min(len(name), len(term)) - 1)
+    return name.isalpha() and len(term) >= 4 and name[:shared] == term[:shared]
 
 
 def _windows(text: str, wanted: set[str], given: set[str]) -> list[_Window]:
