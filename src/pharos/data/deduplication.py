@@ -10,8 +10,19 @@ of the texts that may be near. That is linear, and still about 2 ms among 100,00
 embedding one takes a hundred times as long. Locality-sensitive hashing finds it in microseconds,
 but took ten times the memory, and 20 times as long among 3,000 texts from one template.
 
-The default threshold is high, because what is dropped cannot be cited: of two editions of a manual
-of 20 paragraphs that differ in one, the similarity is 0.90, and both must stay.
+The default threshold is high, because what is dropped cannot be cited. Of texts of 20 paragraphs
+from the Python reference, edited 300 times each way, this share was found to be a near-duplicate:
+
+    threshold                          0.90   0.95   0.97
+    one word changed                  1.000  1.000  0.970
+    a version and copyright line      1.000  1.000  0.970
+    3 words hyphenated otherwise      1.000  0.933  0.557
+    5 words changed                   0.997  0.603  0.160
+    a footer on each of 5 pages       0.927  0.217  0.027
+    one paragraph of 20 replaced      0.533  0.103  0.020
+
+The last are editions of a manual, which should both stay; the first are copies. No threshold tells
+a changed sentence in a long book, so whoever keeps such editions sets it to 1.
 """
 
 import hashlib
