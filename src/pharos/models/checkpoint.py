@@ -100,16 +100,10 @@ def load_weights(
     over, or of another shape.
     """
     problems = _missing(weights, names) + _left_over(weights, names, tuple(ignore))
-    if not problems:
-        state = {
-            ours: torch.cat([weights[name] for name in theirs])
-            if len(theirs) > 1
-            else weights[theirs[0]]
-            for ours, theirs in names.items()
-        }
-        problems = _misshapen(module, state, names)
+    problems = problems or _misshapen(module, weights, names)
     if problems:
         raise ModelError("the weights do not fit the model: " + "; ".join(problems))
+    state = {ours: _joined([weights[name] for name in theirs]) for ours, theirs in names.items()}
     module.load_state_dict(state, assign=True)
     module.requires_grad_(False)
 
@@ -128,11 +122,18 @@ def _left_over(
 
 
 def _misshapen(
-    module: nn.Module, state: Mapping[str, Tensor], names: Mapping[str, Sequence[str]]
+    module: nn.Module, weights: Mapping[str, Tensor], names: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    shapes = {name: tuple(parameter.shape) for name, parameter in module.state_dict().items()}
-    return [
-        f"{' + '.join(names[name])} has shape {tuple(tensor.shape)}, expected {shapes[name]}"
-        for name, tensor in state.items()
-        if tuple(tensor.shape) != shapes[name]
-    ]
+    problems = []
+    for ours, parameter in module.state_dict().items():
+        shapes = [tuple(weights[name].shape) for name in names[ours]]
+        rest = {shape[1:] for shape in shapes}
+        rows = sum(shape[0] for shape in shapes if shape)
+        if rest != {tuple(parameter.shape[1:])} or rows != parameter.shape[0]:
+            found = " + ".join(f"{n} {s}" for n, s in zip(names[ours], shapes, strict=True))
+            problems.append(f"{found}: the model has {tuple(parameter.shape)}")
+    return problems
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -1,0 +1,30 @@
+"""A BERT of a few thousand weights, and its checkpoint under Hugging Face's names."""
+
+import torch
+from torch import Tensor
+
+from pharos.models.bert import Bert, BertConfig, hugging_face_names
+
+TINY = BertConfig(
+    vocab_size=50,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=64,
+    max_position_embeddings=64,
+)
+
+
+def tiny_bert(seed: int = 0) -> Bert:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Bert(TINY).eval().requires_grad_(False)
+
+
+def tiny_checkpoint(seed: int = 0) -> dict[str, Tensor]:
+    state = tiny_bert(seed).state_dict()
+    weights = {}
+    for ours, theirs in hugging_face_names(TINY).items():
+        for name, part in zip(theirs, state[ours].chunk(len(theirs)), strict=True):
+            weights[name] = part.clone()
+    return weights

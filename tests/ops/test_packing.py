@@ -1,0 +1,48 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pharos.ops import mean_pool, pack
+
+lengths = st.lists(st.integers(1, 40), min_size=1, max_size=12)
+
+
+@settings(deadline=None)
+@given(lengths, st.integers(1, 20))
+def test_every_token_is_in_the_batch_once_and_in_order(lengths: list[int], multiple: int) -> None:
+    texts = [[100 * i + j for j in range(length)] for i, length in enumerate(lengths, start=1)]
+    batch = pack(texts, multiple=multiple)
+    tokens = batch.ids[batch.ids > 0].tolist()
+    assert tokens == [token for text in texts for token in text]
+
+
+@settings(deadline=None)
+@given(lengths, st.integers(1, 20))
+def test_runs_cover_the_rows_and_pad_less_than_the_multiple(
+    lengths: list[int], multiple: int
+) -> None:
+    batch = pack([[1] * length for length in lengths], multiple=multiple)
+    assert [run.rows.start for run in batch.runs[1:]] == [run.rows.stop for run in batch.runs[:-1]]
+    assert batch.runs[-1].rows.stop == len(batch.ids) == len(batch.positions)
+    padded = [run.length for run in batch.runs for _ in range(run.texts)]
+    assert all(0 <= p - length < multiple for p, length in zip(padded, lengths, strict=True))
+
+
+def test_a_run_without_padding_has_no_mask() -> None:
+    full, padded = pack([[1] * 32, [1] * 32, [1] * 3]).runs
+    assert full.mask is None
+    assert padded.mask is not None
+    assert padded.mask.tolist() == [[True] * 3 + [False] * 13]
+
+
+def test_positions_count_from_zero_in_every_text() -> None:
+    assert pack([[7, 8], [9]], multiple=2).positions.tolist() == [0, 1, 0, 1]
+
+
+@settings(deadline=None)
+@given(lengths)
+def test_the_mean_is_over_tokens_and_never_over_padding(lengths: list[int]) -> None:
+    batch = pack([[1] * length for length in lengths])
+    x_ND = torch.where(batch.ids[:, None] > 0, batch.positions[:, None].double(), torch.nan)
+    means = mean_pool(x_ND, batch.runs).squeeze(1)
+    torch.testing.assert_close(means, torch.tensor([(length - 1) / 2 for length in lengths]))

