@@ -159,7 +159,7 @@ def _markdown(path: Path) -> None:
     text = f"""\
         # Fog signal
 
-        [![Build](http://127.0.0.1/b.svg)](https://example.org) ![Tower](http://127.0.0.1/t.png)
+        [![Build](http://127.0.0.1/b.svg)](https://example.org) ![Tower](http://127.0.0.1/)
 
         ## Operation
 

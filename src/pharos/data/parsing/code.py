@@ -23,6 +23,7 @@ _C_FUNCTION = re.compile(
 )
 _SHELL_FUNCTION = re.compile(r"(?:function\s+[\w:.-]+\s*(?:\(\))?|[\w:.-]+\s*\(\))\s*\{?.*")
 _SQL = re.compile(r"CREATE\s+(?:OR\s+REPLACE\s+)?\w+\s+[^\s(;].*", re.IGNORECASE)
+_REMARK = re.compile(r"\s(?:#|//|/\*).*")
 _SECTION = re.compile(r"\[{1,2}([^\[\]]{1,100})\]{1,2}")
 _C_NOISE = re.compile(r"(?:if|else|for|while|switch|return|do|goto|case|default|typedef)\b")
 
@@ -72,4 +73,4 @@ def _definition(line: str, suffix: str) -> tuple[int, str] | None:
 
 def _name(line: str) -> str:
     """`class Foo(Bar):` as `class Foo(Bar)`."""
-    return " ".join(line.strip().rstrip("{:;").split())
+    return " ".join(_REMARK.sub("", line).strip().rstrip("({:;").split())

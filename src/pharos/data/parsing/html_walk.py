@@ -33,7 +33,7 @@ _FURNITURE_CLASSES = names(
     "header-anchor anchor-link headeranchor editsection mw-editsection skip-link sr-only "
     "visually-hidden screen-reader-text pagination pager prev-next-area prev-next-bottom "
     "linenos linenodiv line-numbers copybtn edit-page edit-this-page cookie-banner noprint "
-    "site-header site-footer page-footer footer-wrapper searchbox indexterm"
+    "site-header site-footer page-footer footer footer-wrapper searchbox indexterm"
 )
 _KEPT_ASIDES = names("footnote-list footnote footnotes topic admonition")
 _BOXES = names("note notice tip hint important caution warning danger admonition attention")

@@ -8,7 +8,7 @@ from pharos.data.parsing.decoding import decode
 from pharos.data.parsing.draft import Draft, Parsed, Raw
 from pharos.data.parsing.mdoc import Mdoc
 from pharos.data.parsing.names import names
-from pharos.data.parsing.roff import Request, Roff, table_rows
+from pharos.data.parsing.roff import INTERRUPTED, Request, Roff, table_rows
 from pharos.data.parsing.tabular import add_table
 
 _CODING = re.compile(rb"-\*-.{0,40}?coding:\s*([-\w]{1,30})")
@@ -46,8 +46,10 @@ class _Page:
         self._filled = True
         self._tight = False
         self._awaits: Callable[[str], None] | None = None  # what the next line of text is for
-        self._glue = False
+        self._glue = False  # the next text follows without a blank
+        self._unspaced = 0  # lines since `.Sm off`
         self._address = ""
+        self._section = ""
 
     def read(self) -> None:
         for request in self._requests:
@@ -86,7 +88,7 @@ class _Page:
             self._lines[-1] += text
         else:
             self._lines.append(text)
-        self._glue = False
+        self._glue = text.endswith(INTERRUPTED)
 
     def _end_paragraph(self, *, tight: bool = False) -> None:
         if self._filled:
@@ -111,6 +113,7 @@ class _Page:
     def _heading(self, arguments: tuple[str, ...], level: int) -> None:
         self._end_paragraph()
         self._tight, self._filled = False, True
+        self._section = " ".join(arguments)
         if arguments:
             self.draft.add_heading(" ".join(arguments), level)
         else:
@@ -188,6 +191,10 @@ class _Page:
             self._filled = name == "Ed" or not literal
         else:
             line = self._mdoc.line(name, arguments)
+            self._unspaced = 0 if name == "Sm" or self._mdoc.spaced else self._unspaced + 1
+            self._glue = self._glue or self._unspaced > 1
+            if name == "Nm" and self._section == "SYNOPSIS":
+                self._lines.append("")
             if name in ("D1", "Dl"):
                 self._end_paragraph()
                 self.draft.add(line)
@@ -197,10 +204,24 @@ class _Page:
     def _item(self, arguments: tuple[str, ...]) -> None:
         self._end_paragraph()
         tag, marker = self._mdoc.item(arguments)
+        if "Xo" in arguments:
+            tag += self._extension()
         if marker:
             self._lines.append(marker)
         elif tag:
             self._tag(tag)
+
+    def _extension(self) -> str:
+        """The rest of a tag that goes on to the line `.Xc`."""
+        text = ""
+        for request in self._requests:
+            if request.name == "Xc":
+                break
+            line = request.text
+            if request.name and self._mdoc.knows(request.name):
+                line = self._mdoc.line(request.name, request.arguments)
+            text += (" " if self._mdoc.spaced or not text else "") + line
+        return text
 
 
 _HANDLERS: dict[str, Callable[[_Page, tuple[str, ...]], None]] = {

@@ -28,9 +28,9 @@ _SYSTEMS = {
 }
 _PLAIN = names(
     "Ad An Ar Cd Cm Dv Em Er Ev Fa Fd Ft Ic In Li Lk Ms Mt No Pa Sx Sy Tn Va Vt Nd Nm Fl Xr Fn Fo "
-    "Fc Ns Ap Pf D1 Dl Rs Re Bf Ef Sm %A %B %D %I %J %N %O %P %Q %R %T %U %V St Ex Rv Lb"
+    "Fc Ns Ap Pf D1 Dl Rs Re Bf Ef Sm Xo Xc %A %B %D %I %J %N %O %P %Q %R %T %U %V St Ex Rv Lb"
 )
-_SILENT = names("Sm Bf Ef Rs Re")
+_SILENT = names("Sm Bf Ef Rs Re Xc")
 _STRUCTURE = names("Bl It El Bd Ed Dd Os")
 _CLOSERS = names(". , : ; ) ] ? !")
 _OPENERS = names("( [")
@@ -40,6 +40,7 @@ class Mdoc:
     """Remembers what a page is about (`.Nm`) and which lists are open."""
 
     def __init__(self) -> None:
+        self.spaced = True  # `.Sm off` until `.Sm on`: no blanks between words
         self._name = ""
         self._lists: list[tuple[str, int]] = []
 
@@ -69,11 +70,16 @@ class Mdoc:
 
     def line(self, macro: str, arguments: Sequence[str]) -> str:
         """A line of text from a macro and its arguments, which may be macros themselves."""
+        if macro == "Sm":
+            self.spaced = "off" not in arguments
         if macro in ("Dd", "Os", *_SILENT):
             return ""
-        out = _Line()
+        out = _Line(spaced=self.spaced)
         tokens = [macro, *arguments]
         closing: list[str] = []
+        trailing = ""
+        while tokens[-1] in _CLOSERS and not _ENCLOSING.keys().isdisjoint(tokens):
+            trailing = tokens.pop() + trailing
         position = 0
         while position < len(tokens):
             token = tokens[position]
@@ -87,7 +93,6 @@ class Mdoc:
                 closing.append(_ENCLOSING[token][1])
             elif self._set(out, token, operands):
                 position += len(operands)
-        trailing = out.take_trailing_punctuation() if closing else ""
         for mark in reversed(closing):
             out.close(mark)
         return out.text + trailing
@@ -137,6 +142,8 @@ class Mdoc:
         if macro == "Nm":
             self._name = self._name or " ".join(operands)
             return operands or [self._name]
+        if macro in ("Xo", "Xc"):
+            return operands
         if macro == "Nd":
             return ["—", *operands]
         if macro == "Fl":
@@ -161,8 +168,9 @@ class Mdoc:
 class _Line:
     """Words with blanks between them, except around punctuation and where glued."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, spaced: bool) -> None:
         self.text = ""
+        self._spaced = spaced
         self._glued = True
 
     def add(self, word: str) -> None:
@@ -170,7 +178,8 @@ class _Line:
             self.text += word
             self._glued = False
             return
-        self.text += word if self._glued or not word else f" {word}"
+        blank = "" if self._glued or not self._spaced or not word else " "
+        self.text += blank + word
         self._glued = word in _OPENERS
 
     def open(self, mark: str) -> None:
@@ -183,8 +192,3 @@ class _Line:
 
     def glue(self) -> None:
         self._glued = True
-
-    def take_trailing_punctuation(self) -> str:
-        kept = self.text.rstrip(".,:;")
-        trailing, self.text = self.text[len(kept) :], kept
-        return trailing

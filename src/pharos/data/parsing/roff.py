@@ -28,18 +28,16 @@ _ACCENTS = {
     "~": "\u0303",
     ",": "\u0327",
 }
+_NOTHING = "\u200b"  # `\&` prints nothing, but `\&.` is no punctuation; cleaning drops it
+INTERRUPTED = "\u2060"  # `\c` at the end of a line: the next one follows without a blank
 _SINGLE = {
-    "-": "-",
-    "e": "\\",
-    "\\": "\\",
-    "~": " ",
-    " ": " ",
-    "0": " ",
-    "'": "´",
-    "`": "`",
-    "t": "\t",
+    **{"-": "-", "e": "\\", "\\": "\\", "~": " ", " ": " ", "0": " ", "t": "\t"},
+    **{"'": "´", "`": "`", "&": _NOTHING, "c": INTERRUPTED},
 }
-_STRINGS = {"lq": "“", "rq": "”", "Tm": "™", "R": "®", "Aq": "'", 'L"': "“", 'R"': "”"}
+_STRINGS = {
+    **{"lq": "“", "rq": "”", "Tm": "™", "R": "®", "Aq": "'", 'L"': "“", 'R"': "”", "Am": "&"},
+    **{"Gt": ">", "Lt": "<", "Ge": "≥", "Le": "≤", "Ne": "≠", "Ba": "|", "Pi": "π", "Pm": "±"},
+}
 
 _NAME = r"(?:\[(?P<{0}long>[^\]\n]{{0,100}})\]|\((?P<{0}two>..)|(?P<{0}one>.))"
 _ESCAPE = re.compile(
@@ -50,6 +48,7 @@ _ESCAPE = re.compile(
     r"|\[(?P<long>[^\]\n]{0,100})\]|\((?P<two>..)|(?P<comment>[\"#].*)|(?P<one>.)|$)"
 )
 _ARGUMENT = re.compile(r'"((?:[^"]|"")*)"?|(\S+)')
+_COMMENT = re.compile(r'\\".*')
 _CONTROL = re.compile(r"[.'][ \t]*(\S*)[ \t]*(.*)", re.DOTALL)
 _CONDITION = re.compile(
     r"(!?)(\([^()\n]*(?:\([^()\n]*\)[^()\n]*)*\)|'[^'\n]*'[^'\n]*'|"
@@ -101,7 +100,7 @@ class Roff:
     def _handled(self, name: str, rest: str) -> bool:
         """Deals with what prints nothing."""
         if name in ("de", "de1", "dei", "am", "ig"):
-            words = rest.split()
+            words = _COMMENT.sub("", rest).split()
             ending = words[-1] if len(words) > (0 if name == "ig" else 1) else "."
             self._skip_to(ending)
             return True
@@ -138,7 +137,7 @@ class Roff:
         return ""
 
     def _arguments(self, rest: str) -> tuple[str, ...]:
-        rest = re.sub(r'\\".*', "", rest)
+        rest = _COMMENT.sub("", rest)
         found = (
             m[2] if m[1] is None else m[1].replace('""', '"')
             for m in _ARGUMENT.finditer(rest.replace("\\ ", "\\~"))

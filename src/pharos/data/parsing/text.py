@@ -1,6 +1,8 @@
-"""Plain text, whose lines are kept. Underlined lines and lines in capitals are its headings."""
+"""Plain text, whose lines are kept. Its headings are lines that are underlined, in capitals, or
+numbered and written like a title, as in `2.1. Terms and Definitions`."""
 
 import re
+from pathlib import PurePath
 
 from pharos.data.cleaning import clean_text, squeeze_blank_lines
 from pharos.data.parsing.decoding import decode
@@ -10,10 +12,16 @@ _UNDERLINE = re.compile(r"([=\-~*^#_+])\1{2,}")
 _ASCIIDOC = re.compile(r"(={1,5}) (\S.*)")
 _CAPITALS = re.compile(r"(?=.*[A-Z]{3})[A-Z0-9][A-Z0-9 .,:;'()/&-]{2,70}[A-Z0-9):]")
 
+_NUMBERED = re.compile(r" {0,4}(\d{1,2}(?:\.\d{1,2}){0,3})\.? +([A-Z][^.:;!?]{1,70})\.?")
+_SET_OFF_LEVEL = 3
+
 
 def parse_text(raw: Raw) -> Parsed:
     text = squeeze_blank_lines(clean_text(decode(raw.data)))
-    return Parsed(text=text, headings=text_headings(text))
+    headings = text_headings(text)
+    has_title = bool(headings) and headings[0].level < _SET_OFF_LEVEL
+    title = headings[0].text if has_title else PurePath(raw.name).stem
+    return Parsed(text=text, headings=headings, title=title)
 
 
 def text_headings(text: str) -> list[Heading]:
@@ -29,7 +37,12 @@ def text_headings(text: str) -> list[Heading]:
 
 
 def _heading(line: str, after: str) -> tuple[int, str] | None:
-    if not line or line[0].isspace() or len(line) > 120:
+    if not line or len(line) > 120:
+        return None
+    if match := _NUMBERED.fullmatch(line):
+        is_title = not after.strip() and _is_title(match[2])
+        return (_SET_OFF_LEVEL + match[1].count("."), line.strip()) if is_title else None
+    if line[0].isspace():
         return None
     if _is_underline(after, line) and not _UNDERLINE.fullmatch(line):
         return (1 if after[0] in "=*#" else 2), line
@@ -37,7 +50,12 @@ def _heading(line: str, after: str) -> tuple[int, str] | None:
         return None
     if match := _ASCIIDOC.fullmatch(line):
         return len(match[1]), match[2].rstrip("= ")
-    return (3, line) if _CAPITALS.fullmatch(line) else None
+    return (_SET_OFF_LEVEL, line) if _CAPITALS.fullmatch(line) else None
+
+
+def _is_title(text: str) -> bool:
+    """Whether every longer word is capitalised, as in a title and not in a list's item."""
+    return all(word[0].isupper() for word in text.split() if len(word) > 3 and word[0].isalpha())
 
 
 def _is_underline(line: str, title: str) -> bool:
