@@ -34,6 +34,21 @@ def test_a_glob_gives_its_matches(tree: Path) -> None:
     assert names(discover([f"{tree}/**/*.md"]), tree) == ["b.md", "sub/c.md"]
 
 
+def test_a_glob_takes_the_folders_that_it_matches(tree: Path) -> None:
+    assert names(discover([f"{tree}/s*"]), tree) == ["sub/c.md", "sub/deep/d.rst"]
+
+
+def test_a_glob_leaves_out_what_a_folder_would(tree: Path) -> None:
+    (tree / "node_modules").mkdir()
+    (tree / "node_modules" / "e.md").write_text("e")
+    assert names(discover([f"{tree}/**/*.md", f"{tree}/n*"]), tree) == ["b.md", "sub/c.md"]
+    assert names(discover([f"{tree}/node_modules/*.md"]), tree) == ["node_modules/e.md"]
+
+
+def test_a_path_within_another_is_not_called_empty(tree: Path) -> None:
+    assert discover([tree, tree / "sub", f"{tree}/*.md", tree / "a.txt"]).failures == []
+
+
 def test_a_file_whose_name_looks_like_a_glob_is_a_file(tree: Path) -> None:
     (tree / "what[1].md").write_text("x")
     assert names(discover([tree / "what[1].md"]), tree) == ["what[1].md"]

@@ -41,6 +41,7 @@ class Discovery:
 
 def discover(paths: Iterable[str | Path]) -> Discovery:
     """The files that `paths` name: files, folders (with all below them) and globs (`docs/**/*.md`).
+    A folder that a glob matches is taken with all below it, as if a shell had matched it.
 
     Hidden files and folders, and those of `SKIPPED_FOLDERS`, are left out unless they are named
     themselves. What is missing, unreadable, empty, or no regular file becomes a failure.
@@ -62,32 +63,35 @@ Inode = tuple[int, int]
 
 @dataclass(slots=True)
 class _Search:
-    """One walk over all paths. `entered` are the real folders seen, so that each is walked once."""
+    """One walk over all paths. `entered` are the real folders seen, so that each is walked once;
+    `met` counts files, failures and folders seen before, so that a path without any is noticed."""
 
     files: dict[Inode, SourceFile] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
     entered: set[Inode] = field(default_factory=set)
+    met: int = 0
 
     def start(self, path: str) -> None:
         if os.path.lexists(path) or not glob.has_magic(path):
-            self._visit(path, is_named=True)
+            met = self.met
+            self._visit(path)
+            if self.met == met:
+                self._fail(path, "no files in this folder")
             return
+        skipped = SKIPPED_FOLDERS.difference(path.split(os.sep))
         matches = sorted(glob.iglob(path, recursive=True))  # noqa: PTH207
-        if not matches:
+        wanted = [match for match in matches if skipped.isdisjoint(match.split(os.sep))]
+        met = self.met
+        for match in wanted:
+            self._visit(match)
+        if self.met == met:
             self._fail(path, "no file matches this pattern")
-        for match in matches:
-            if not Path(match).is_dir():  # `**` also matches folders, whose files it matches too
-                self._visit(match)
 
-    def _visit(self, path: str, *, is_named: bool = False) -> None:
+    def _visit(self, path: str) -> None:
         stack = [(path, frozenset[Inode]())]
-        found = len(self.files)
         while stack:
             current, above = stack.pop()
             stack.extend(self._enter(current, above))
-        is_empty_folder = len(self.files) == found and Path(path).is_dir()
-        if is_named and is_empty_folder and not any(f[0].startswith(path) for f in self.failures):
-            self._fail(path, "no files in this folder")
 
     def _enter(self, path: str, above: frozenset[Inode]) -> Iterator[tuple[str, frozenset[Inode]]]:
         """Note a file, or yield what stands in a folder. `above` are the folders that it is in."""
@@ -104,7 +108,9 @@ class _Search:
             self._fail(path, f"not a file but {_KINDS.get(kind, 'something else')}; it is not read")
         elif inode in above:
             self._fail(path, "a symbolic link to a folder that it stands in; it is not followed")
-        elif inode not in self.entered:
+        elif inode in self.entered:
+            self.met += 1
+        else:
             self.entered.add(inode)
             for entry in self._entries(path):
                 yield entry, above | {inode}
@@ -119,6 +125,7 @@ class _Search:
         return sorted(names, reverse=True)  # a stack: the first name is visited first
 
     def _note(self, path: str, inode: Inode, status: os.stat_result) -> None:
+        self.met += 1
         source = source_of(path)
         known = self.files.get(inode)
         # Of several names the smallest, whatever the order they were met in.
@@ -128,6 +135,7 @@ class _Search:
             )
 
     def _fail(self, path: str, reason: str) -> None:
+        self.met += 1
         self.failures.append((source_of(path), reason))
 
 
