@@ -26,6 +26,10 @@ from pharos.rag.terms import terms
 MAX_UNIT_LEN = 700
 _LEAD_IN = re.compile(r":\W*$")
 _MARKUP = re.compile(r"[#*=~^_\-+`|\s]+")
+_FOLLOWED_BY_NOTHING = re.compile(r"[ \t]*\n(?:[ \t]*\n|[=~^*#+\"'`.-]{3,}[ \t]*(?:\n|$))")
+_TITLE_WORDS = 8
+_TITLE_BEGINS = re.compile(r"[^\W_a-z]|[\"“‘']")
+_SAYS_SOMETHING = re.compile(r"[.!?:;=|…]|\D\d")
 _QUESTION = re.compile(r"\?[\"'”’»)\]*_]*$")
 
 _ASKS_NUMBER = re.compile(
@@ -55,11 +59,11 @@ class Weights:
     """What each clue counts for; all clues lie between 0 and 1."""
 
     coverage: float = 8.0
-    nearby: float = 3.5
+    nearby: float = 3.8
     passage_coverage: float = 3.8
-    cosine: float = 8.3
-    passage_cosine: float = 11.0
-    number: float = 2.4
+    cosine: float = 8.0
+    passage_cosine: float = 11.4
+    number: float = 2.5
     time: float = 2.4
     bias: float = -15.0
 
@@ -71,7 +75,7 @@ class ReaderConfig:
 
     max_quotes: int = 3
     max_embedded: int = 32
-    keep: float = 0.1
+    keep: float = 0.05
     weights: Weights = Weights()
 
     def __post_init__(self) -> None:
@@ -163,7 +167,7 @@ def sentences_of(hits: Sequence[Hit]) -> list[Sentence]:
             wordings.add(wording)
             places.setdefault(passage.document_id, []).append(place)
             words = frozenset(terms(text))
-            able = bool(words) and _can_answer(text, passage)
+            able = bool(words) and _can_answer(passage, start, end)
             sentences.append(Sentence(index, position, start, end, words, able))
     return sentences
 
@@ -225,18 +229,27 @@ def _units(text: str) -> list[tuple[int, int]]:
     return units
 
 
-def _can_answer(text: str, passage: Passage) -> bool:
+def _can_answer(passage: Passage, start: int, end: int) -> bool:
     """Not a heading, a question, or an introduction to something that is not there."""
-    bare = _MARKUP.sub(" ", text).strip().casefold()
-    names = {
-        _MARKUP.sub(" ", name).strip().casefold() for name in (*passage.headings, passage.title)
-    }
+    text = passage.text[start:end]
     return not (
-        bare in names
-        or text.startswith("#")
+        _is_title(text, passage.text[end : end + 100])
+        or _bare(text) in {_bare(name) for name in (*passage.headings, passage.title)}
         or _QUESTION.search(text)
         or (_LEAD_IN.search(text) and "\n" not in text)
     )
+
+
+def _is_title(text: str, after: str) -> bool:
+    """A heading, whatever its markup: a few words alone that neither end nor state anything."""
+    if text.startswith("#") or "\n" in text:
+        return text.startswith("#")
+    short = len(text.split()) <= _TITLE_WORDS and bool(_TITLE_BEGINS.match(text))
+    return short and not _SAYS_SOMETHING.search(text) and bool(_FOLLOWED_BY_NOTHING.match(after))
+
+
+def _bare(text: str) -> str:
+    return _MARKUP.sub(" ", text).strip().casefold()
 
 
 def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
