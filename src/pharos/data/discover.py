@@ -78,9 +78,10 @@ class _Search:
             if self.met == met:
                 self._fail(path, "no files in this folder")
             return
-        skipped = SKIPPED_FOLDERS.difference(path.split(os.sep))
+        # Strings, not paths: five times as fast for thousands of matches.
+        skipped = SKIPPED_FOLDERS.difference(path.split(os.sep))  # noqa: PTH206
         matches = sorted(glob.iglob(path, recursive=True))  # noqa: PTH207
-        wanted = [match for match in matches if skipped.isdisjoint(match.split(os.sep))]
+        wanted = [match for match in matches if skipped.isdisjoint(match.split(os.sep))]  # noqa: PTH206
         met = self.met
         for match in wanted:
             self._visit(match)
