@@ -48,9 +48,13 @@ class Splitter:
     def _end(self, start: int, earliest: int, last: int, rest: int) -> int:
         num_left = -(-(rest - self.overlap) // (self.size - self.overlap))
         share = (rest + (num_left - 1) * self.overlap) / num_left
+        # Not so early that one part more is needed.
+        longest_overlap = (1 + self.slack) * self.overlap
+        others_hold = self.size + (num_left - 2) * (self.size - self.overlap) - longest_overlap
+        low = min(max(EARLIEST * share, rest - others_hold), share)
+        high = min(LATEST * share, self.size)
         begun = self.atoms.cost[start]
-        low, high = begun + EARLIEST * share, begun + min(LATEST * share, self.size)
-        end = self._best_cut(begun + share, low, high, earliest, last)
+        end = self._best_cut(begun + share, begun + low, begun + high, earliest, last)
         block = self._block_around(end)
         if block is None:
             return end
