@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pharos.data.discover import Discovery, discover
+from pharos.data.discover import Discovery, discover, path_of
 
 
 @pytest.fixture
@@ -127,6 +127,7 @@ def test_a_name_that_is_no_text_gets_a_source_that_is(tree: Path) -> None:
     found = discover([tree])
     assert f"{tree}/caf\\xe9.txt" in {file.source for file in found.files}
     assert all(file.path.exists() for file in found.files)
+    assert all(path_of(file.source) == file.path for file in found.files)
 
 
 def test_a_relative_path_is_made_absolute(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Scripted stand-ins that answer at once and always alike, for tests of whatever is built on top."""
+"""Scripted stand-ins that answer at once and always alike, to test what is built on top."""
 
 import hashlib
 import re

@@ -2,11 +2,11 @@
 
 
 class PharosError(Exception):
-    """Base of everything a user can cause; the command line prints it as one line and exits with 1."""
+    """Base of everything a user can cause; the command line prints one line and exits with 1."""
 
 
 class DocumentError(PharosError):
-    """A document could not be read. The rest of the ingest goes on; the report carries the message."""
+    """A document could not be read; the ingest goes on, and its report carries the message."""
 
 
 class LibraryError(PharosError):

@@ -13,7 +13,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """A run of text under one heading. `headings` is the path from the outermost heading inwards."""
+    """A run of text under one heading; `headings` is the path to it, the outermost first."""
 
     start: int
     end: int
@@ -75,7 +75,8 @@ class Hit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
-    """What a reader found: characters `start` to `end` of `passage.text`, and how sure it is (0 to 1)."""
+    """What a reader found: characters `start` to `end` of `passage.text`, and how sure it is
+    (0 to 1)."""
 
     passage: Passage
     start: int
@@ -149,7 +150,7 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
-        if not 0.0 <= self.temperature:
+        if self.temperature < 0.0:
             raise ValueError(f"temperature is {self.temperature}; it must not be negative")
         if not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")

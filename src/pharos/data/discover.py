@@ -6,12 +6,14 @@ FIFO or a device is told by its kind and never read. Paths are plain strings ins
 
 import glob
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules"})
+_ESCAPE = re.compile(rb"\\x([89a-f][0-9a-f])")
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFSOCK: "a socket",
@@ -56,6 +58,15 @@ def discover(paths: Iterable[str | Path]) -> Discovery:
 def source_of(path: str | Path) -> str:
     """The name of a path as text that can be stored and printed."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def path_of(source: str) -> Path:
+    """The path that `source_of` named, whether or not it still exists."""
+    if not os.path.lexists(source) and "\\x" in source:
+        escaped = _ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), source.encode())
+        if os.path.lexists(escaped):
+            return Path(os.fsdecode(escaped))
+    return Path(source)
 
 
 Inode = tuple[int, int]

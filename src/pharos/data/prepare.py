@@ -1,4 +1,4 @@
-"""One file, from the disk to passages: what a worker process does. Imports no torch and no lancedb."""
+"""One file, from the disk to passages: what a worker does. Imports no torch and no lancedb."""
 
 import hashlib
 from dataclasses import dataclass

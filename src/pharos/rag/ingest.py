@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pharos.core import Embedder, Passage
 from pharos.data.chunking import Chunk, ChunkConfig, heading_prefix
 from pharos.data.deduplication import DEFAULT_THRESHOLD, NearDuplicates
-from pharos.data.discover import SourceFile, discover
+from pharos.data.discover import SourceFile, discover, path_of, source_of
 from pharos.data.parsing import ParseLimits
 from pharos.data.prepare import Prepared, hash_file, prepare
 from pharos.data.workers import WorkerLimits, run_isolated
@@ -401,11 +401,10 @@ def _orphans(records: list[Row], leaving: set[str]) -> set[str]:
 def _is_gone(source: str, roots: Sequence[Path]) -> bool:
     """Whether the file of a document below one of `roots` no longer exists. A folder that cannot
     be looked into is no proof."""
-    path = Path(source)
-    if not any(path.is_relative_to(root) for root in roots):
+    if not any(Path(source).is_relative_to(source_of(root)) for root in roots):
         return False
     try:
-        path.lstat()
+        path_of(source).lstat()
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:
@@ -414,10 +413,9 @@ def _is_gone(source: str, roots: Sequence[Path]) -> bool:
 
 
 def _stat(source: str) -> SourceFile:
-    stat = Path(source).stat()
-    return SourceFile(
-        path=Path(source), source=source, size=stat.st_size, mtime_ns=stat.st_mtime_ns
-    )
+    path = path_of(source)
+    stat = path.stat()
+    return SourceFile(path=path, source=source, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
 
 
 def _os_reason(error: OSError) -> str:
