@@ -69,7 +69,7 @@ def test_a_hyphen_stays_before_a_capital_or_a_digit() -> None:
 
 
 def pages_of(header: str, footer: str, count: int) -> list[list[str]]:
-    bodies = ["alpha beta", "gamma delta", "epsilon zeta", "eta theta", "iota kappa", "lambda mu"]
+    bodies = ["alpha " * 9, "gamma " * 9, "epsilon " * 9, "eta " * 9, "iota " * 9, "lambda " * 9]
     return [
         [
             header.format(n=n + 1),
@@ -89,7 +89,8 @@ def test_running_headers_and_page_numbers_are_found(footer: str) -> None:
 
 def test_a_header_that_changes_with_the_chapter_is_known_by_its_page_number() -> None:
     pages = [
-        [f"Chapter {n // 2}: Title {n // 2} {n + 7}", f"body {'abcdefgh'[n]}"] for n in range(8)
+        [f"Chapter {n // 2}: Title {n // 2} {n + 7}", f"body {'abcdefgh'[n]} " * 9]
+        for n in range(8)
     ]
     assert running_lines(pages) == [{0}] * 8
 
@@ -101,6 +102,17 @@ def test_body_text_is_never_a_running_line() -> None:
         ["The end.", "Really."],
     ]
     assert running_lines(pages) == [set(), set(), set()]
+
+
+def test_numbers_that_count_on_without_being_page_numbers_stay() -> None:
+    pages = [
+        [f"Invoice {4711 + n}", f"Sum {n * 17 % 23} EUR", f"{'abcdef'[n]} thanks"] for n in range(6)
+    ]
+    assert running_lines(pages) == [set()] * 6
+
+
+def test_pages_that_are_all_alike_keep_their_text() -> None:
+    assert running_lines([["Form A", "Name:", "Date:"]] * 5) == [set()] * 5
 
 
 def test_a_single_page_keeps_its_number() -> None:

@@ -86,22 +86,23 @@ _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 _LAST_PART = re.compile(r"[^\W\d_]+$")
 _FIRST_PART = re.compile(r"[^\W\d_]+")
 
-_DIGITS = re.compile(r"\d+")
+_NUMBER = re.compile(r"\d{1,4}")
 _PAGE_NUMBER_ALONE = re.compile(
     r"[-–—|\s]*(?:page\s*)?(?:\d{1,4}|[ivxl]{1,7})(?:\s*(?:of|/)\s*\d{1,4})?[-–—|\s]*",
     re.IGNORECASE,
 )
-_OUTER_NUMBER = re.compile(r"^(\d{1,4})\b|\b(\d{1,4})$")
 _WINDOW = 8
+_FARTHEST_NUMBER = 300
 
 
 def running_lines(pages: Sequence[Sequence[str]]) -> list[set[int]]:
     """For each page the indexes of its running headers and footers.
 
     Working inwards from the top and from the bottom, a line goes if it is a page number, if it
-    carries the page number that its neighbours lead one to expect, or if it comes back, but for
-    its digits, on pages nearby. Further in than the outermost line it must come back on a good
-    share of all pages: a section heading may well open three pages of a long manual.
+    carries the page number that its neighbours lead one to expect, or if it comes back on pages
+    nearby. Further in than the outermost line it must come back on a good share of all pages: a
+    section heading may well open three pages of a long manual. Pages that have most of their text
+    in common (forms) keep all of it.
     """
     dropped: list[set[int]] = [set() for _ in pages]
     for from_top in (True, False):
@@ -111,7 +112,12 @@ def running_lines(pages: Sequence[Sequence[str]]) -> list[set[int]]:
             for gone, edge, runs in zip(dropped, edges, running, strict=True):
                 if edge is not None and runs:
                     gone.add(edge)
-    return dropped
+    return [set() for _ in pages] if _holds_most(pages, dropped) else dropped
+
+
+def _holds_most(pages: Sequence[Sequence[str]], dropped: Sequence[set[int]]) -> bool:
+    lost = sum(len(page[i]) for page, gone in zip(pages, dropped, strict=True) for i in gone)
+    return lost > 0.5 * sum(len(line) for page in pages for line in page)
 
 
 def _edge(page: Sequence[str], gone: set[int], from_top: bool) -> int | None:
@@ -124,24 +130,24 @@ def _running(
     pages: Sequence[Sequence[str]], edges: Sequence[int | None], *, outermost: bool
 ) -> list[bool]:
     lines = ["" if e is None else " ".join(p[e].split()) for p, e in zip(pages, edges, strict=True)]
-    keys = [_DIGITS.sub("#", line) for line in lines]
-    counts = Counter(key for key in keys if key)
+    counts = Counter(line for line in lines if line)
     offset = _page_number_offset(lines)
     verdicts = []
-    for i, (line, key) in enumerate(zip(lines, keys, strict=True)):
-        nearby = keys[max(0, i - _WINDOW) : i + _WINDOW + 1].count(key)
+    for i, line in enumerate(lines):
+        repeated = lines[max(0, i - _WINDOW) : i + _WINDOW + 1].count(line) >= 3
         if outermost:
-            repeated = nearby >= 3 or (offset is not None and offset in _offsets(i, line))
+            repeated = repeated or (offset is not None and offset in _offsets(i, line))
         else:
-            repeated = nearby >= 3 and counts[key] >= 0.4 * len(pages)
+            repeated = repeated and counts[line] >= 0.4 * len(pages)
         alone = len(pages) > 1 and _PAGE_NUMBER_ALONE.fullmatch(line) is not None
         verdicts.append(bool(line) and (alone or repeated))
     return verdicts
 
 
-def _offsets(index: int, line: str) -> list[int]:
-    """How far the numbers at the ends of a line are from the index of its page."""
-    return [int(a or b) - index for a, b in _OUTER_NUMBER.findall(line)]
+def _offsets(index: int, line: str) -> set[int]:
+    """How far the numbers in a line are from the index of its page, unless too far for one."""
+    offsets = {int(number) - index for number in _NUMBER.findall(line)}
+    return {offset for offset in offsets if abs(offset) <= _FARTHEST_NUMBER}
 
 
 def _page_number_offset(lines: Sequence[str]) -> int | None:

@@ -32,7 +32,7 @@ _LEADER = re.compile(
     r"(?:[.·…]\s?){4,}\s*(?:\d{1,4}|[ivxl]{1,7})$"
 )  # a line of a table of contents
 _FILE_NAME = re.compile(r"\.(?:docx?|tex|dvi|indd|qxd|pdf|ps|rtf|odt)$", re.IGNORECASE)
-_NO_TITLE = frozenset({"", "untitled", "title", "document", "unknown"})
+_NO_TITLE = frozenset({"", "untitled", "(anonymous)", "title", "document", "unknown"})
 _DATE = re.compile(r"D:(\d{4})(\d{2})(\d{2})")
 
 
@@ -137,7 +137,13 @@ def _title(pages: Sequence[Sequence[Line]], usual: Typography) -> str:
     largest = max((line.size for line in lines), default=0.0)
     if largest < 1.4 * usual.size:
         return ""
-    title = " ".join(line.text for line in lines if line.size > 0.95 * largest)
+    run: list[Line] = []
+    for line in lines:
+        if line.size > 0.95 * largest and (not run or run[-1].bottom - line.bottom < 1.5 * largest):
+            run.append(line)
+        elif run:
+            break
+    title = " ".join(line.text for line in run)
     return title if len(title) <= 200 else ""
 
 

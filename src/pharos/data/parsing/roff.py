@@ -83,6 +83,8 @@ class Roff:
         return _ESCAPE.sub(self._replacement, text) if "\\" in text else text
 
     def _read(self, line: str) -> Iterator[Request]:
+        if not line:
+            yield Request("")
         while line:
             line = line.replace("\\}", "") if line.startswith((".", "'", "\\}")) else line
             match = _CONTROL.fullmatch(line)

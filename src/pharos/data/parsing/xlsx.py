@@ -8,6 +8,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from lxml import etree
 
@@ -35,7 +36,7 @@ def parse_xlsx(raw: Raw) -> Parsed:
         for name, part in _sheets(archive):
             rows = _rows(archive.read(part), part, book)
             _add_sheet(draft, name, rows)
-    return draft.finish(title=title, metadata=metadata)
+    return draft.finish(title=title or PurePath(raw.name).stem, metadata=metadata)
 
 
 def _add_sheet(draft: Draft, name: str, rows: Iterator[list[str]]) -> None:
