@@ -20,8 +20,8 @@ NAME = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """`reader_sets` counts the passages of each set of groups (see `access`); `generation` counts
-    commits."""
+    """`reader_sets` counts the passages of each set of groups (see `access`), `trained_on` the
+    windows that the vector index was trained on, `generation` the commits."""
 
     encoder: str
     dim: int
@@ -31,6 +31,7 @@ class Manifest:
     duplicates: int = 0
     passages: int = 0
     windows: int = 0
+    trained_on: int = 0
     generation: int = 0
     format: int = FORMAT
 

@@ -56,16 +56,16 @@ _TIME = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What each clue counts for; all clues lie between 0 and 1."""
+    """What each clue adds to the log odds that a sentence answers; clues lie between 0 and 1."""
 
-    coverage: float = 8.0
-    nearby: float = 3.8
-    passage_coverage: float = 3.8
-    cosine: float = 8.0
-    passage_cosine: float = 11.4
-    number: float = 2.5
-    time: float = 2.4
-    bias: float = -15.0
+    coverage: float = 3.8
+    nearby: float = 1.8
+    passage_coverage: float = 1.8
+    cosine: float = 3.8
+    passage_cosine: float = 5.4
+    number: float = 1.2
+    time: float = 1.2
+    bias: float = -10.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class ReaderConfig:
 
     max_quotes: int = 3
     max_embedded: int = 32
-    keep: float = 0.05
+    keep: float = 0.24
     weights: Weights = Weights()
 
     def __post_init__(self) -> None:

@@ -19,15 +19,14 @@ import fnmatch
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
-
-from lancedb.query import LanceVectorQueryBuilder
+from typing import Any, Literal, NamedTuple
 
 from pharos.core import Embedder, Hit, Passage
 from pharos.rag.access import readable
 from pharos.rag.links import LEADING, lend
 from pharos.rag.schema import read_passage, sql_list
 from pharos.rag.store import Snapshot
+from pharos.rag.vector_index import nearest
 
 Mode = Literal["hybrid", "dense", "bm25"]
 
@@ -130,11 +129,8 @@ def matching_documents(
 def dense(snapshot: Snapshot, embedder: Embedder, query: str, where: str, depth: int) -> Ranking:
     """Passages by the cosine of their best window."""
     vector = embedder.embed([query])[0]
-    search = cast(
-        LanceVectorQueryBuilder, snapshot.windows.search(vector, vector_column_name="vector")
-    )
     search = (
-        search.distance_type("cosine")
+        nearest(snapshot.windows, vector)
         .select(["passage_id", "title", "_distance"])
         .limit(depth * WINDOWS_PER_PASSAGE)
     )

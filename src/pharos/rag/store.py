@@ -164,7 +164,8 @@ class Writer:
         for age in (NEVER, KEEP_VERSIONS):
             for name in stale:
                 self._table[name].optimize(cleanup_older_than=age)
-            index_vectors(self._table["windows"])
+            trained_on = index_vectors(self._table["windows"], self.manifest.trained_on)
+            self.manifest = replace(self.manifest, trained_on=trained_on)
             self._publish()
 
     def unindexed_passages(self) -> int:
