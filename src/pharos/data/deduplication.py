@@ -40,7 +40,7 @@ NUM_SIEVE = 16
 """The places that are compared with all texts."""
 SHINGLE_WORDS = 5
 MIN_WORDS = 50
-DEFAULT_THRESHOLD = 0.95
+DEFAULT_THRESHOLD = 0.97
 
 _WORD = re.compile(r"\w+")
 
