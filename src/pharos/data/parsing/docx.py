@@ -13,7 +13,7 @@ from pharos.data.parsing.docx_styles import Numbering, Style, read_numbering, re
 from pharos.data.parsing.draft import Draft, Parsed, Raw
 from pharos.data.parsing.ooxml import part_of_kind, properties
 from pharos.data.parsing.tabular import row_text
-from pharos.data.parsing.xml import attribute, child, local_name, parse_xml, stream_xml
+from pharos.data.parsing.xml import attribute, child, discard, local_name, parse_xml, stream_xml
 
 _DOCUMENT = "word/document.xml"
 _SKIPPED = frozenset({"Fallback", "moveFrom", "del", "rPr", "pPr"})
@@ -65,16 +65,16 @@ class _Writer:
     def _end(self, name: str, element: etree._Element) -> None:
         if name == "p":
             self._paragraph(element)
-            element.clear()
+            discard(element)
         elif name == "tc" and self.tables:
             self.tables[-1].cells.append("\n".join(self.tables[-1].lines))
-            element.clear()
+            discard(element)
         elif name == "tr" and self.tables:
             self._row()
-            element.clear()
+            discard(element)
         elif name == "tbl":
             self._table()
-            element.clear()
+            discard(element)
 
     def _paragraph(self, element: etree._Element) -> None:
         text = paragraph_text(element)

@@ -31,6 +31,7 @@ _MISSING_SHARE = 0.002
 _LEADER = re.compile(
     r"(?:[.·…]\s?){4,}\s*(?:\d{1,4}|[ivxl]{1,7})$"
 )  # a line of a table of contents
+_CONTINUED = re.compile(r"\(continue[sd] (?:on next|from previous) page\)")
 _FILE_NAME = re.compile(r"\.(?:docx?|tex|dvi|indd|qxd|pdf|ps|rtf|odt)$", re.IGNORECASE)
 _NO_TITLE = frozenset({"", "untitled", "(anonymous)", "title", "document", "unknown"})
 _DATE = re.compile(r"D:(\d{4})(\d{2})(\d{2})")
@@ -112,9 +113,13 @@ def _without_boilerplate(pages: Sequence[Sequence[Line]]) -> list[list[Line]]:
     """The pages less running headers and footers, and less the table of contents."""
     dropped = running_lines([[line.text for line in page] for page in pages])
     return [
-        [line for i, line in enumerate(page) if i not in gone and not _LEADER.search(line.text)]
+        [line for i, line in enumerate(page) if i not in gone and not _is_boilerplate(line.text)]
         for page, gone in zip(pages, dropped, strict=True)
     ]
+
+
+def _is_boilerplate(line: str) -> bool:
+    return _LEADER.search(line) is not None or _CONTINUED.fullmatch(line) is not None
 
 
 def _is_picture(page: Any) -> bool:

@@ -16,7 +16,7 @@ from pharos.data.parsing.pdf_lines import Line
 
 Kind = Literal["text", "item", "code", "row"]
 
-_BULLET = re.compile(r"(?:[•◦▪‣∙●○■□·*–—-]|\(?\d{1,3}[.)]|\(?[a-zA-Z][.)])(?:\s+\S|$)")
+_BULLET = re.compile(r"(?:[•◦▪‣∙●○■□·*–—-]|\(?\d{1,3}[.)]|\(?[a-zA-Z]\))(?:\s+\S|$)")
 _ALIGNED = 3.0  # points
 
 

@@ -15,7 +15,9 @@ from typing import Any
 _RUN = re.compile("[^\r\n\ufffe\x02]+([\ufffe\x02]?)")  # pdfium marks a hyphen at a line's end
 _WORD = re.compile("[^\\s\ufffe\x02]+")
 _FIXED_PITCH = 1
-_MONOSPACE = re.compile(r"mono|courier|cmtt|consol|typewriter|menlo|sltt|txtt", re.IGNORECASE)
+_MONOSPACE = re.compile(
+    r"mono|courier|consol|typewriter|menlo|fixed|(?:cm|lm|ec|sl|t1x|tx|pl)tt", re.IGNORECASE
+)
 _BOLD = re.compile(r"bold|black|heavy|demi|cmbx|sfbx|-bx", re.IGNORECASE)
 _CELL_GAP = 0.9  # times the font size: wider than most blanks of a justified line
 _BLANK_GAP = 0.17

@@ -16,7 +16,7 @@ from pharos.data.parsing.archives import Archive
 from pharos.data.parsing.draft import Draft, Parsed, Raw
 from pharos.data.parsing.ooxml import part_of_kind, properties, relationships
 from pharos.data.parsing.tabular import add_table
-from pharos.data.parsing.xml import attribute, child, parse_xml, stream_xml
+from pharos.data.parsing.xml import attribute, child, discard, parse_xml, stream_xml
 
 _WORKBOOK = "xl/workbook.xml"
 _COLUMN = re.compile(r"([A-Z]{1,3})[0-9]*")
@@ -98,7 +98,7 @@ def _shared_strings(archive: Archive) -> list[str]:
     for event, name, element in stream_xml(archive.read(part), part):
         if event == "end" and name == "si":
             strings.append(_text(element))
-            element.clear()
+            discard(element)
     return strings
 
 
@@ -150,7 +150,7 @@ def _rows(data: bytes, part: str, book: _Book) -> Iterator[list[str]]:
             if any(cell.strip() for cell in cells):
                 yield cells
             cells = []
-            element.clear()
+            discard(element)
 
 
 def _column(reference: str, *, default: int) -> int:

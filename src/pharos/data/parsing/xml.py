@@ -20,7 +20,7 @@ def parse_xml(data: bytes, name: str) -> etree._Element:
 
 
 def stream_xml(data: bytes, name: str) -> Iterator[tuple[str, str, etree._Element]]:
-    """`("start" | "end", local name, element)` for every element. Whoever reads the stream clears
+    """`("start" | "end", local name, element)` for every element. Whoever reads the stream discards
     the elements it is done with. Raises DocumentError as `parse_xml` does."""
     context = etree.iterparse(
         io.BytesIO(data),
@@ -39,6 +39,14 @@ def stream_xml(data: bytes, name: str) -> Iterator[tuple[str, str, etree._Elemen
             yield event, local_name(element), element
     except etree.XMLSyntaxError as error:
         raise _damaged(name, error) from error
+
+
+def discard(element: etree._Element) -> None:
+    """Frees an element of a stream, and what stands before it in its parent."""
+    element.clear()
+    parent = element.getparent()
+    while parent is not None and element.getprevious() is not None:
+        del parent[0]
 
 
 def local_name(element: etree._Element) -> str:
