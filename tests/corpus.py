@@ -142,7 +142,8 @@ def _epub(path: Path) -> None:
         </rootfiles></container>"""
     package = """<?xml version="1.0"?><package xmlns="http://www.idpf.org/2007/opf" version="3.0">
         <metadata xmlns:dc="http://purl.org/dc/elements/1.1/">
-        <dc:title>History of the light</dc:title><dc:creator>A. Keeper</dc:creator></metadata><manifest>
+        <dc:title>History of the light</dc:title><dc:creator>A. Keeper</dc:creator></metadata>
+        <manifest>
         <item id="b" href="two.xhtml" media-type="application/xhtml+xml"/>
         <item id="a" href="one.xhtml" media-type="application/xhtml+xml"/></manifest>
         <spine><itemref idref="a"/><itemref idref="b"/></spine></package>"""

@@ -40,6 +40,8 @@ def clean_text(text: str) -> str:
     newline and tab; no invisible characters (soft hyphens, zero-width and direction marks);
     every blank is a plain one; typographic ligatures are letters, and hyphens
     and minus signs are the one on the keyboard. Idempotent."""
+    if text.isascii() and text.isprintable():
+        return text.rstrip()  # most cells and lines
     text = _NEWLINE.sub("\n", text)
     while (undone := _TERMINAL.sub("", text)) != text:
         text = undone

@@ -16,6 +16,7 @@ from pharos.data.parsing.tabular import row_text
 from pharos.data.parsing.xml import attribute, child, discard, local_name, parse_xml, stream_xml
 
 _DOCUMENT = "word/document.xml"
+_STREAMED = ("p", "tbl", "tr", "tc", "Fallback")
 _SKIPPED = frozenset({"Fallback", "moveFrom", "del", "rPr", "pPr"})
 _CHARACTERS = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
 
@@ -50,7 +51,7 @@ class _Writer:
 
     def write(self, data: bytes) -> None:
         fallback = 0
-        for event, name, element in stream_xml(data, _DOCUMENT):
+        for event, name, element in stream_xml(data, _DOCUMENT, *_STREAMED, starts=True):
             if name == "Fallback":  # the same again for older programs
                 fallback += 1 if event == "start" else -1
             elif not fallback:

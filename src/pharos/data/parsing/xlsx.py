@@ -95,10 +95,9 @@ def _shared_strings(archive: Archive) -> list[str]:
     strings: list[str] = []
     if part is None:
         return strings
-    for event, name, element in stream_xml(archive.read(part), part):
-        if event == "end" and name == "si":
-            strings.append(_text(element))
-            discard(element)
+    for _, _, element in stream_xml(archive.read(part), part, "si"):
+        strings.append(_text(element))
+        discard(element)
     return strings
 
 
@@ -137,16 +136,14 @@ def _rows(data: bytes, part: str, book: _Book) -> Iterator[list[str]]:
     """The rows that hold something, from the sheet's first used column on."""
     origin = 0
     cells: list[str] = []
-    for event, name, element in stream_xml(data, part):
-        if event == "start":
-            continue
+    for _, name, element in stream_xml(data, part, "dimension", "c", "row"):
         if name == "dimension":
             origin = _column(attribute(element, "ref") or "", default=0)
         elif name == "c":
             column = _column(element.get("r", ""), default=origin + len(cells)) - origin
             cells.extend([""] * (column - len(cells)))
             cells.append(_value(element, book))
-        elif name == "row":
+        else:
             if any(cell.strip() for cell in cells):
                 yield cells
             cells = []

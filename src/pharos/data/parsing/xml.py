@@ -19,12 +19,16 @@ def parse_xml(data: bytes, name: str) -> etree._Element:
     return root
 
 
-def stream_xml(data: bytes, name: str) -> Iterator[tuple[str, str, etree._Element]]:
-    """`("start" | "end", local name, element)` for every element. Whoever reads the stream discards
-    the elements it is done with. Raises DocumentError as `parse_xml` does."""
+def stream_xml(
+    data: bytes, name: str, *tags: str, starts: bool = False
+) -> Iterator[tuple[str, str, etree._Element]]:
+    """`("start" | "end", local name, element)` for every element of one of the local names
+    `tags`; "start" only if asked for. Whoever reads the stream discards the elements it is done
+    with. Raises DocumentError as `parse_xml` does."""
     context = etree.iterparse(
         io.BytesIO(data),
-        events=("start", "end"),
+        events=("start", "end") if starts else ("end",),
+        tag=[f"{{*}}{tag}" for tag in tags],
         resolve_entities=False,
         no_network=True,
         remove_comments=True,
