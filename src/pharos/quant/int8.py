@@ -1,0 +1,50 @@
+"""INT8 for processors with VNNI and without bf16: weights at a quarter of their size, eight-bit
+multiplication, everything between the linears in float32. Nothing to calibrate (`pharos.ops.int8`).
+"""
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from pharos.ops.int8 import (
+    MOSTLY_POSITIVE,
+    SYMMETRIC,
+    has_vnni,
+    int8_matmul,
+    pack_int8_weight,
+    plain_int8_matmul,
+    quantize_rows,
+    quantize_weight,
+)
+from pharos.quant.swap import Place, swap_linears
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Int8Linear(nn.Module):
+    """A frozen linear in eight bits, with or without a GELU after it."""
+
+    def __init__(self, linear: nn.Linear, place: Place) -> None:
+        super().__init__()
+        weight_OI, self.scale_O = quantize_weight(linear.weight.detach())
+        self.fast = has_vnni() and weight_OI.device.type == "cpu"
+        self.weight_OI = pack_int8_weight(weight_OI) if self.fast else weight_OI
+        self.bias_O = linear.bias.detach()
+        self.gelu = place.before_gelu
+        self.zero_point = MOSTLY_POSITIVE if place.after_gelu else SYMMETRIC
+
+    def forward(self, x_NI: Tensor) -> Tensor:
+        q_NI, scale_N1 = quantize_rows(x_NI, self.zero_point)
+        matmul = int8_matmul if self.fast else plain_int8_matmul
+        y_NO = matmul(q_NI, self.zero_point, self.weight_OI, self.scale_O)
+        y_NO = y_NO.mul_(scale_N1).add_(self.bias_O)
+        return gelu(y_NO) if self.gelu else y_NO
+
+
+def convert_int8(model: M) -> M:
+    """Turn a model into one for inference with eight-bit linears, in place."""
+    model.to(torch.float32)
+    swap_linears(model, Int8Linear)
+    return model
