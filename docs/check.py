@@ -9,9 +9,9 @@ copy of the checkout's documents, so a block can use the files that one above ma
 passes from one to the next. Nothing is expected of a
 command that shows no output, except that it succeeds.
 
-A line that is only `...` stands for any number of lines. Numbers with a decimal point (times,
-scores) differ between machines: any such number matches. `--write` puts what was really printed
-in place of what does not match.
+A line that is only `...` stands for any number of lines. Scores and times (0.97, 0:00:05) differ
+between machines: any such number matches. `--write` puts what was really printed in place of what
+does not match; the scratch folder's name, which is another each time, is written as /home/you.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("LICENSE", "README.md", "CONTRIBUTING.md", "docs", "examples")
 FENCE = re.compile(r"^```(console|python)\n(.*?)^```\n(?:\n?^```text\n(.*?)^```\n)?", re.M | re.S)
+HOME = "/home/you"
 TIMEOUT_S = 300
 ABSTAINED = 3
 
@@ -69,7 +70,7 @@ def matches(shown: str, printed: str) -> bool:
 
 def loose(text: str) -> str:
     lines = [line.rstrip() for line in text.splitlines()]
-    return re.sub(r"\d+\.\d+", "0.0", "".join(f"{line}\n" for line in lines))
+    return re.sub(r"\d+\.\d+|\d+:\d\d:\d\d", "0.0", "".join(f"{line}\n" for line in lines))
 
 
 def run(step: Step, folder: Path) -> tuple[int, str]:
@@ -92,7 +93,7 @@ def run(step: Step, folder: Path) -> tuple[int, str]:
         timeout=TIMEOUT_S,
         check=False,
     )
-    return done.returncode, done.stdout.decode(errors="replace")
+    return done.returncode, done.stdout.decode(errors="replace").replace(str(folder), HOME)
 
 
 def check(path: Path, *, write: bool) -> list[str]:

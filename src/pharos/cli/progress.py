@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bars(*, transient: bool = False) -> Iterator[Callable[["IngestProgress"], None]]:
-    """Draws bars while the block runs; yields the function to be told of progress."""
+    """Draws bars while the block runs; yields the function to be told of progress.
+
+    `transient` bars vanish when they are done, and are not drawn at all into a file or a pipe.
+    """
     columns = (
         TextColumn("{task.description:<9}", markup=False),
         BarColumn(bar_width=24),
@@ -30,7 +33,9 @@ def progress_bars(*, transient: bool = False) -> Iterator[Callable[["IngestProgr
         TimeRemainingColumn(),
     )
     tasks: dict[str, TaskID] = {}
-    bars = Progress(*columns, console=messages(), transient=transient)
+    console = messages()
+    hidden = transient and not console.is_terminal
+    bars = Progress(*columns, console=console, transient=transient, disable=hidden)
 
     def show(progress: "IngestProgress") -> None:
         if not progress.files_total:
@@ -68,5 +73,5 @@ def amount(progress: "IngestProgress", elapsed: float) -> str:
 
 def rate(bytes_per_second: float) -> str:
     if bytes_per_second < 1e6:
-        return f"{bytes_per_second / 1e3:.0f} kB/s"
+        return f"{bytes_per_second / 1e3:.1f} kB/s"
     return f"{bytes_per_second / 1e6:.1f} MB/s"

@@ -75,17 +75,26 @@ def print_citations(
     """Numbered sources with their quotes, `whole` or only how they begin."""
     for number, citation in enumerate(citations, start=1):
         label = f"[{number}] "
-        heading = place(citation.document, citation.title, citation.headings)
-        console.print(Text(label, style="cyan") + heading, soft_wrap=True)
-        where = position(citation.page, citation.start, citation.end)
-        link = source_link(citation.document, citation.page)
-        console.print(Text(" " * len(label)) + link + Text(f", {where}"), soft_wrap=True)
-        for line in indented(
-            Text(dedented(citation.quote) if whole else excerpt(citation.quote, 100)),
-            "    │ ",
-            console,
-        ):
+        where = f", {position(citation.page, citation.start, citation.end)}"
+        at = (citation.document, citation.title, citation.headings)
+        _print_place(
+            console, label, at, source_link(citation.document, citation.page) + Text(where)
+        )
+        text = dedented(citation.quote) if whole else excerpt(citation.quote, 100)
+        for line in indented(Text(text), "    │ ", console):
             console.print(line)
+
+
+def _print_place(
+    console: Console, label: str, at: tuple[str, str, tuple[str, ...]], link: Text
+) -> None:
+    """The heading path and, on the next line, the file; one line if they are the same."""
+    path = place(*at)
+    if path.plain == Path(at[0]).name:
+        console.print(Text(label, style="cyan") + link, soft_wrap=True)
+        return
+    console.print(Text(label, style="cyan") + path, soft_wrap=True)
+    console.print(Text(" " * len(label)) + link, soft_wrap=True)
 
 
 def print_hits(hits: list[Hit], *, explain: bool) -> None:
@@ -96,11 +105,9 @@ def print_hits(hits: list[Hit], *, explain: bool) -> None:
 
 def _print_hit(console: Console, number: int, hit: Hit, *, explain: bool) -> None:
     passage, label = hit.passage, f"{number:>2}. "
-    heading = place(passage.source, passage.title, passage.headings)
-    console.print(Text(label, style="cyan") + heading, soft_wrap=True)
     where = f", {position(passage.page, passage.start, passage.end)}, score {hit.score:.4f}"
-    link = source_link(passage.source, passage.page)
-    console.print(Text("    ") + link + Text(where), soft_wrap=True)
+    at = (passage.source, passage.title, passage.headings)
+    _print_place(console, label, at, source_link(passage.source, passage.page) + Text(where))
     if explain:
         console.print(Text("    " + explained(hit.scores), style="dim"), soft_wrap=True)
     for line in indented(Text(excerpt(passage.text)), "    │ ", console):

@@ -6,6 +6,7 @@ overrides).
 """
 
 import json
+import os
 import re
 import sys
 import textwrap
@@ -21,7 +22,7 @@ _STEERING = re.compile(
 )
 _WRAPPED = 40  # characters: a shorter line ended because its author ended it
 _GOES_ON = re.compile(r"\s*[\w\"'“‘(]")
-_UNBOUNDED = 1_000_000  # columns: output into a pipe is not wrapped
+_UNBOUNDED = 1_000_000  # columns: output into a pipe is not wrapped unless COLUMNS says so
 
 
 def printable(text: str) -> str:
@@ -45,7 +46,7 @@ def messages() -> Console:
 
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _UNBOUNDED
+    width = None if stream.isatty() or "COLUMNS" in os.environ else _UNBOUNDED
     return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False)
 
 
