@@ -1,5 +1,5 @@
-"""The reference vectors are sentence-transformers 6.2.0's, in float32. The texts are hard on purpose
-(empty, one letter, many scripts); on ordinary passages int8 stays above 0.995."""
+"""The reference vectors are sentence-transformers 6.2.0's, in float32. The texts are hard on
+purpose (empty, one letter, many scripts); on ordinary passages int8 stays above 0.995."""
 
 import json
 import shutil

@@ -50,6 +50,7 @@ class SentenceEncoder:
         self, model: Bert, tokenizer_file: Path, *, name: str, max_tokens: int, precision: str
     ) -> None:
         self.name = name
+        self.config = model.config
         self.dim = model.config.hidden_size
         self.max_tokens = max_tokens
         self.precision = precision
