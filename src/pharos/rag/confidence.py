@@ -1,23 +1,25 @@
 """How likely it is that what was found contains the answer.
 
-A logistic model over a few signs that anyone can check: how sure the reader is, how near the best
-passage is, how much of the question the evidence says, whether the two retrievers agree. It reads
-only what any reader and any retriever report, so a better reader needs new coefficients, not new
-code. `recipes/confidence/fit.py` fits them; `confidence.json` holds them with the card of the fit
-(data, licence, figures, command).
+A logistic model over a few signs that anyone can check: how sure the reader is, how clearly the
+passage leads, whether it has the names of the question. It reads only what any reader and any
+retriever report, so a better one needs new coefficients, not new code. `recipes/confidence/fit.py`
+fits them; `confidence.json` holds them with the card of the fit (data, licence, figures, command).
 """
 
 import functools
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from pharos.core import Hit, Span
-from pharos.rag.terms import terms
+from pharos.core import Hit, Passage, Span
+from pharos.rag.terms import names_of, unmentioned
 
 CARD = "confidence.json"
+MAX_RIVAL = 1.5
+_NUMBER = re.compile(r"\d[\w.]*\w|\d")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,52 +84,46 @@ def judge(
 def signs_of(question: str, hits: Sequence[Hit], spans: Sequence[Span]) -> dict[str, float]:
     """What speaks for and against the answer. Needs at least one span.
 
-    Coverage weighs the question's terms by how few of the hits contain them: what the library
-    talks about everywhere tells little, and a term that occurs nowhere weighs most.
+    - `reader`: the reader's log odds for its best span
+    - `lead`: how far BM25 puts the quoted passage above the next five, as a share of the best score
+    - `rival`: how far the reader puts it above its best span elsewhere
+    - `names_missing`: the share of the question's names and numbers that the passage has not
     """
     best = spans[0]
-    in_hits = [frozenset(terms(_titled(hit))) for hit in hits]
-    wanted = _rarity(question, in_hits)
-    quoted = frozenset(term for span in spans for term in terms(span.text))
-    around = next(
-        (said for hit, said in zip(hits, in_hits, strict=True) if hit.passage == best.passage),
-        quoted,
-    )
-    scores = next((hit.scores for hit in hits if hit.passage == best.passage), {})
+    own = next((hit.scores for hit in hits if hit.passage.id == best.passage.id), {})
+    others = [hit.scores for hit in hits if not _overlap(hit.passage, best.passage)]
     return {
-        "reader": math.log(_inside(best.score) / (1.0 - _inside(best.score))),
-        "cosine": max((hit.scores.get("cosine", 0.0) for hit in hits), default=0.0),
-        "quote_coverage": _covered(wanted, quoted),
-        "passage_coverage": _covered(wanted, around),
-        "hits_coverage": _covered(wanted, frozenset[str]().union(*in_hits)),
-        "agreement": _reciprocal(scores, "cosine_rank") * _reciprocal(scores, "bm25_rank"),
+        "reader": _log_odds(best.score),
+        "lead": _lead(own, others),
+        "rival": min(_log_odds(best.score) - _rival(spans), MAX_RIVAL),
+        "names_missing": _names_missing(question, best.passage),
     }
 
 
-def _titled(hit: Hit) -> str:
-    passage = hit.passage
-    return " ".join((passage.title, *passage.headings, passage.text))
+def _lead(own: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> float:
+    mine = own.get("bm25", 0.0)
+    next_five = sorted((scores.get("bm25", 0.0) for scores in others), reverse=True)[:5]
+    best = max([mine, *next_five])
+    return (mine - sum(next_five) / max(1, len(next_five))) / best if best > 0.0 else 0.0
 
 
-def _rarity(question: str, in_hits: Sequence[frozenset[str]]) -> dict[str, float]:
-    """Each term of the question and its share of the question's weight."""
-    total = len(in_hits) + 1
-    idf = {
-        term: math.log(1.0 + total / (0.5 + sum(term in said for said in in_hits)))
-        for term in terms(question)
-    }
-    mass = sum(idf.values())
-    return {term: value / mass for term, value in idf.items()}
+def _rival(spans: Sequence[Span]) -> float:
+    """Log odds of the best span of another passage; far below if none was worth quoting."""
+    elsewhere = [span.score for span in spans if not _overlap(span.passage, spans[0].passage)]
+    return max(map(_log_odds, elsewhere), default=-math.inf)
 
 
-def _covered(wanted: Mapping[str, float], said: frozenset[str]) -> float:
-    return sum(weight for term, weight in wanted.items() if term in said)
+def _names_missing(question: str, passage: Passage) -> float:
+    names = names_of(question) | set(_NUMBER.findall(question))
+    said = " ".join((passage.title, *passage.headings, passage.text))
+    return len(unmentioned(names, said)) / len(names) if names else 0.0
 
 
-def _reciprocal(scores: Mapping[str, float], name: str) -> float:
-    return 1.0 / scores[name] if name in scores else 0.0
+def _overlap(one: Passage, other: Passage) -> bool:
+    same_document = one.document_id == other.document_id
+    return same_document and one.start < other.end and other.start < one.end
 
 
-def _inside(probability: float) -> float:
-    """Away from 0 and 1, where the log odds are infinite."""
-    return min(max(probability, 1e-4), 1.0 - 1e-4)
+def _log_odds(probability: float) -> float:
+    inside = min(max(probability, 1e-4), 1.0 - 1e-4)
+    return math.log(inside / (1.0 - inside))

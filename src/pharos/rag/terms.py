@@ -22,6 +22,11 @@ FUNCTION_WORDS = frozenset(
     )
 )
 _WORD = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+")
+CODE_SPAN = re.compile(r"`[^`\n]+`")
+_NAME = re.compile(
+    r"(?<=[\w,;:] )[\"“(]?[A-Z][\w.'’-]*\w"  # capitalised, but not because a sentence begins
+    r"|\b\w*[a-z]\w*[A-Z]\w*"  # camelCase
+)
 _VOWEL = re.compile(r"[aeiouy]")
 _SIBILANT = ("s", "x", "z", "ch", "sh")
 
@@ -30,6 +35,19 @@ def terms(text: str) -> list[str]:
     """The stems of the content words and numbers of `text`, in order, repeats kept."""
     words = (word.replace(",", "") for word in _WORD.findall(text.casefold()))
     return [stem(word) for word in words if word not in FUNCTION_WORDS]
+
+
+def names_of(text: str) -> set[str]:
+    """The terms of `text` that cannot be said in other words: names, and code between backticks.
+    A name that begins a sentence is not told from another word."""
+    found = [*_NAME.findall(text), *CODE_SPAN.findall(text)]
+    return {term for name in found for term in terms(name) if len(term) > 1}
+
+
+def unmentioned(names: set[str], text: str) -> set[str]:
+    """Those of `names` that `text` does not have, not even inflected."""
+    said = frozenset(terms(text))
+    return {name for name in names - said if not any(_inflected(name, term) for term in said)}
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -58,3 +76,9 @@ def _without_verb_ending(word: str) -> str:
             doubled = root[-1] == root[-2] and root[-1] not in "aeiouslz"
             return root[:-1] if doubled else root
     return word
+
+
+def _inflected(name: str, term: str) -> bool:
+    """Canada and Canadian, but not Austria and Australia: all but the shorter one's last letter."""
+    shared = max(4, min(len(name), len(term)) - 1)
+    return name.isalpha() and len(term) >= 4 and name[:shared] == term[:shared]

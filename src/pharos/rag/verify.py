@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from pharos.core import Embedder, Hit, Span
 from pharos.data.sentences import split_sentences
-from pharos.rag.terms import terms
+from pharos.rag.terms import CODE_SPAN, names_of, terms, unmentioned
 
 COVERED = 0.85
 PARTLY_COVERED = 0.6
@@ -29,10 +29,8 @@ MARKER = re.compile(
     r"[ \t]*[\[［【](?:(?:source|sources)\s*)?\^?(\d{1,3}(?:\s*[,;，–-]\s*\d{1,3})*)[\]］】]",
     re.IGNORECASE,
 )
-_CODE_SPAN = re.compile(r"`[^`\n]+`")
 _LIST_MARK = re.compile(r"^\s*(?:[-*•+]|\d{1,3}[.)])\s+")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_NAME = re.compile(r"(?<=[^\W_] )[A-Z][\w.'’-]*\w|(?<=[,;:(\"“] )[A-Z]\w+|\b\w*[a-z]\w*[A-Z]\w*\b")
 _NEGATION = re.compile(
     r"(?:not|no|never|none|neither|nor|without|cannot|unable|nothing|nobody|hardly)|\w+n['’]t",
     re.IGNORECASE,
@@ -119,7 +117,8 @@ class Verifier:
         """The stretch of the hit's passage that bears out the claim, or what is wrong."""
         passage = hit.passage
         context = " ".join((passage.title, *passage.headings))
-        missing = unmentioned(claim, f"{context} {passage.text}")
+        names = names_of(_LIST_MARK.sub("", claim))
+        missing = unmentioned(names, f"{context} {passage.text}")
         if missing:
             return f"does not mention {', '.join(sorted(missing))}"
         windows = _windows(passage.text, set(terms(claim)), set(terms(context)))
@@ -167,14 +166,14 @@ def read_claims(text: str) -> list[Claim]:
 
 def cited_in(text: str) -> tuple[int, ...]:
     """The source numbers that markers such as `[1]` and `[2, 3]` name; not those within code."""
-    groups = MARKER.findall(_CODE_SPAN.sub("", text))
+    groups = MARKER.findall(CODE_SPAN.sub("", text))
     return _merged((), (int(n) for group in groups for n in _NUMBER.findall(group)))
 
 
 def without_markers(text: str) -> str:
     """`text` without citation markers; code is left as it is."""
     pieces, at = [], 0
-    for code in _CODE_SPAN.finditer(text):
+    for code in CODE_SPAN.finditer(text):
         pieces += [MARKER.sub("", text[at : code.start()]), code[0]]
         at = code.end()
     return "".join([*pieces, MARKER.sub("", text[at:])])
@@ -213,20 +212,6 @@ def _polarity(text: str) -> tuple[set[str], set[str]]:
             (denied if reach else asserted).add(term)
             reach = max(0, reach - 1)
     return denied, asserted
-
-
-def unmentioned(claim: str, source: str) -> set[str]:
-    """Terms of the claim's names and code that the source does not have, not even inflected."""
-    found = [*_NAME.findall(_LIST_MARK.sub("", claim)), *_CODE_SPAN.findall(claim)]
-    said = set(terms(source))
-    names = {term for name in found for term in terms(name) if len(term) > 1} - said
-    return {name for name in names if not any(_inflected(name, term) for term in said)}
-
-
-def _inflected(name: str, term: str) -> bool:
-    """Canada and Canadian, but not Austria and Australia: all but the shorter one's last letter."""
-    shared = max(4, min(len(name), len(term)) - 1)
-    return name.isalpha() and len(term) >= 4 and name[:shared] == term[:shared]
 
 
 def _windows(text: str, wanted: set[str], given: set[str]) -> list[_Window]:
