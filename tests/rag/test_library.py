@@ -54,6 +54,16 @@ def test_a_citation_in_a_pdf_names_the_page(every_format: Library, facts: dict[s
     assert cited.page == 1
 
 
+def test_a_citation_names_the_headings_that_its_quote_stands_under(
+    library: Library, docs: Path
+) -> None:
+    """A passage may cover several short sections."""
+    library.ingest([docs])
+    answer = library.ask("What removes a role?", threshold=0.0)
+    cited = next(c for c in answer.citations if "DROP ROLE removes" in c.quote)
+    assert cited.headings == ("Roles", "Dropping a role")
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_the_quote_of_every_citation_is_the_text_at_its_offsets(

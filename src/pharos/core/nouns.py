@@ -30,6 +30,14 @@ class Page:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Under which headings, and on which page if the format has pages, a character stands."""
+
+    headings: tuple[str, ...] = ()
+    page: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
     """One parsed document. `sections` and `pages` are in order and do not overlap;
     together the sections cover the text, and text of no page (or of a format without pages)
@@ -43,9 +51,11 @@ class Document:
     pages: tuple[Page, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
 
-    def page_at(self, offset: int) -> int | None:
-        """The number of the page that holds the character at `offset`."""
-        return next((p.number for p in self.pages if p.start <= offset < p.end), None)
+    def place_at(self, offset: int) -> Place:
+        """The headings and the page of the character at `offset`."""
+        headings = (s.headings for s in self.sections if s.start <= offset < s.end)
+        pages = (p.number for p in self.pages if p.start <= offset < p.end)
+        return Place(headings=next(headings, ()), page=next(pages, None))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,13 +112,14 @@ class Citation:
     score: float
 
     @classmethod
-    def of(cls, span: Span, *, page: int | None) -> "Citation":
+    def of(cls, span: Span, place: Place) -> "Citation":
+        """A passage may cover several headings and pages: `place` is that of the span's start."""
         passage = span.passage
         return cls(
             document=passage.source,
             title=passage.title,
-            headings=passage.headings,
-            page=page,
+            headings=place.headings,
+            page=place.page,
             start=passage.start + span.start,
             end=passage.start + span.end,
             quote=span.text,

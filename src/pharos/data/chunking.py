@@ -174,7 +174,7 @@ def _counter(tokenizer: Tokenizer) -> TokenCounter:
 
 
 def _page_finder(document: Document) -> Callable[[int], int | None]:
-    """`document.page_at` by bisection: a long document has thousands of passages and pages."""
+    """The page of an offset by bisection: a long document has thousands of passages and pages."""
     pages = document.pages
     starts = [page.start for page in pages]
 

@@ -15,6 +15,7 @@ from pharos.core import (
     Embedder,
     Hit,
     LanguageModel,
+    Place,
     Reader,
     SamplingParams,
     Span,
@@ -30,7 +31,7 @@ from pharos.rag.generate import (
 )
 from pharos.rag.verify import Verdict, Verifier
 
-PageOf = Callable[[str, int], int | None]
+PlaceOf = Callable[[str, int], Place]
 OnText = Callable[[str], None]
 
 UNSUPPORTED_MARK = " [unsupported]"
@@ -43,7 +44,7 @@ def answer_question(
     *,
     reader: Reader,
     embedder: Embedder,
-    page_of: PageOf,
+    place_of: PlaceOf,
     model: LanguageModel | None = None,
     threshold: float | None = None,
     on_text: OnText | None = None,
@@ -51,12 +52,12 @@ def answer_question(
 ) -> Answer:
     """Answer from `hits`, best first, which must all be readable by the asker.
 
-    `page_of(document_id, offset)` is asked for the page of each quote. `threshold` is the
-    confidence from which on to answer; None takes the calibrated one. With a `model`, the
-    confidence before it is asked is that the passages hold the answer; sentences that its sources
-    do not bear out are dropped, or with `keep_unsupported` marked. The pieces passed to `on_text`
-    add up to the answer. Raises ValueError for an empty question or an impossible threshold, and
-    whatever the model raises.
+    `place_of(document_id, offset)` is asked for the headings and the page of each quote.
+    `threshold` is the confidence from which on to answer; None takes the calibrated one. With a
+    `model`, the confidence before it is asked is that the passages hold the answer; sentences that
+    its sources do not bear out are dropped, or with `keep_unsupported` marked. The pieces passed to
+    `on_text` add up to the answer. Raises ValueError for an empty question or an impossible
+    threshold, and whatever the model raises.
     """
     if not question.strip():
         raise ValueError("the question is empty; ask something")
@@ -69,10 +70,10 @@ def answer_question(
     confidence = belief.retrieved if model else belief.quoted
     calibration = default_calibration()
     least = threshold if threshold is not None else calibration.threshold
-    looked_at = _looked_at(hits, spans, page_of)
+    looked_at = _looked_at(hits, spans, place_of)
     if not spans or confidence < least:
         return _abstention(question, confidence, looked_at, timings)
-    draft = _Draft(page_of, on_text)
+    draft = _Draft(place_of, on_text)
     if model is None:
         draft.quote(spans)
     else:
@@ -97,7 +98,7 @@ def answer_question(
 class _Draft:
     """The answer so far: what was said, and what it cites."""
 
-    page_of: PageOf
+    place_of: PlaceOf
     on_text: OnText | None
     text: str = ""
     citations: list[Citation] = field(default_factory=list)
@@ -141,10 +142,7 @@ class _Draft:
 
     def _number(self, span: Span) -> int:
         """The number of the citation of `span`, which is added if it is new."""
-        page = span.passage.page
-        if page is not None:
-            page = self.page_of(span.passage.document_id, span.passage.start + span.start)
-        citation = Citation.of(span, page=page)
+        citation = _cite(span, self.place_of)
         for number, known in enumerate(self.citations, start=1):
             if (known.document, known.start, known.end) == (
                 citation.document,
@@ -168,13 +166,17 @@ def _ask(
         yield verdict
 
 
-def _looked_at(hits: Sequence[Hit], spans: Sequence[Span], page_of: PageOf) -> tuple[Citation, ...]:
+def _cite(span: Span, place_of: PlaceOf) -> Citation:
+    return Citation.of(span, place_of(span.passage.document_id, span.passage.start + span.start))
+
+
+def _looked_at(
+    hits: Sequence[Hit], spans: Sequence[Span], place_of: PlaceOf
+) -> tuple[Citation, ...]:
     """What was read: the best spans, then the beginnings of the passages that had none."""
     having = {span.passage.id for span in spans}
     others = [_beginning(hit) for hit in hits if hit.passage.id not in having]
-    return tuple(
-        Citation.of(span, page=span.passage.page) for span in [*spans, *others][:MAX_LOOKED_AT]
-    )
+    return tuple(_cite(span, place_of) for span in [*spans, *others][:MAX_LOOKED_AT])
 
 
 def _beginning(hit: Hit) -> Span:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pharos.core import Answer, Document, Embedder, Hit, LanguageModel, LibraryError
+from pharos.core import Answer, Document, Embedder, Hit, LanguageModel, LibraryError, Place
 from pharos.data.discover import SourceFile
 from pharos.rag import search as retrieval
 from pharos.rag.access import PUBLIC, groups_of
@@ -23,7 +23,6 @@ from pharos.rag.schema import (
     Batch,
     DocumentRecord,
     read_document,
-    read_pages,
     sql_list,
 )
 from pharos.rag.search import Mode
@@ -164,7 +163,7 @@ class Library:
             hits,
             reader=ExtractiveReader(embedder),
             embedder=embedder,
-            page_of=self._page_of,
+            place_of=self._place_of,
             model=model,
             threshold=threshold,
             on_text=on_text,
@@ -243,10 +242,10 @@ class Library:
         self._store.snapshot().manifest.require_encoder(embedder.name, embedder.dim)
         return embedder
 
-    def _page_of(self, wanted_id: str, offset: int) -> int | None:
-        rows = self._rows(wanted_id, ["pages"])
-        pages = read_pages(rows[0]["pages"]) if rows else ()
-        return next((page.number for page in pages if page.start <= offset < page.end), None)
+    def _place_of(self, wanted_id: str, offset: int) -> Place:
+        """`Document.place_at` without reading the document's text."""
+        rows = self._rows(wanted_id, [name for name in DOCUMENTS.names if name != "text"])
+        return read_document({**rows[0], "text": ""}).place_at(offset) if rows else Place()
 
     def _rows(self, wanted_id: str, columns: list[str]) -> list[dict[str, Any]]:
         table = self._store.snapshot().documents

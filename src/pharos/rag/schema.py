@@ -131,14 +131,11 @@ def read_document(row: dict[str, Any]) -> Document:
             Section(start=start, end=end, headings=tuple(headings))
             for start, end, *headings in json.loads(row["sections"])
         ),
-        pages=read_pages(row["pages"]),
+        pages=tuple(
+            Page(start=start, end=end, number=number)
+            for start, end, number in json.loads(row["pages"])
+        ),
         metadata=json.loads(row["metadata"]),
-    )
-
-
-def read_pages(column: str) -> tuple[Page, ...]:
-    return tuple(
-        Page(start=start, end=end, number=number) for start, end, number in json.loads(column)
     )
 
 
