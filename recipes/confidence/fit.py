@@ -1,0 +1,184 @@
+"""Fit the confidence model on SQuAD's training paragraphs, and write it into the package.
+
+    python -m recipes.confidence.fit [--data DIR] [--articles 60] [--questions 4000]
+
+A sample of articles becomes a library. A third of the questions is asked with its own paragraph
+left out, so that the model learns what a passage looks like that is about the thing and does not
+answer; another tenth comes from articles that are not in the library at all. Two logistic models
+are fitted to the signs of `pharos.rag.confidence`: that the quoted sentences contain an answer, and
+that the passages do. The questions of the last quarter of the paragraphs are kept out of the fit;
+the figures in the card are theirs.
+
+The threshold is the lowest at which at least 80% of the answers given to the questions that were
+kept out are right. Nothing of the dev set is used.
+"""
+
+import argparse
+import json
+import math
+import random
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.answer_quality import (
+    Array,
+    Question,
+    Remembering,
+    auroc,
+    calibration_error,
+    contains_answer,
+    draw_questions,
+    found_for,
+    write_paragraphs,
+)
+from benchmarks.datasets import add_data_argument, squad_articles
+from numpy.typing import NDArray
+
+from pharos import Library
+from pharos.rag.confidence import CARD, signs_of
+from pharos.rag.reader import ExtractiveReader
+from pharos.specialists import load_encoder
+
+LEFT_OUT = 0.33
+ELSEWHERE = 0.1
+HELD_OUT = 0.25
+RIGHT_OF_ANSWERED = 0.8
+RIDGE = 1e-3
+COMMAND = "python -m recipes.confidence.fit"
+LICENCE = "SQuAD v1.1 train, CC BY-SA 4.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """The signs of one question's answer, and whether the quotes and the passages contain it."""
+
+    signs: Mapping[str, float]
+    quoted: bool
+    retrieved: bool
+    held_out: bool
+
+
+def collect(
+    library: Library, embedder: Remembering, questions: Sequence[tuple[Question, bool]]
+) -> list[Example]:
+    reader = ExtractiveReader(embedder)
+    examples = []
+    for question, held_out in questions:
+        hits = found_for(library, question)
+        spans = reader.read(question.text, hits)
+        if not spans:
+            continue
+        quotes = "\n".join(span.text for span in spans)
+        passages = "\n".join(hit.passage.text for hit in hits)
+        present = not question.left_out
+        examples.append(
+            Example(
+                signs=signs_of(question.text, hits, spans),
+                quoted=present and contains_answer(quotes, question.answers),
+                retrieved=present and contains_answer(passages, question.answers),
+                held_out=held_out,
+            )
+        )
+    return examples
+
+
+def fit_logistic(signs: Array, happened: NDArray[np.bool_]) -> Array:
+    """Weights and, last, the bias: Newton's method on the ridge-penalised log-likelihood of the
+    standardised signs."""
+    mean, spread = signs.mean(axis=0), signs.std(axis=0) + 1e-9
+    design = np.c_[(signs - mean) / spread, np.ones(len(signs))]
+    penalty = RIDGE * np.diag([*np.ones(signs.shape[1]), 0.0])
+    theta = np.zeros(design.shape[1])
+    for _ in range(50):
+        p = 1.0 / (1.0 + np.exp(-design @ theta))
+        gradient = design.T @ (p - happened) / len(p) + penalty @ theta
+        hessian = (design * (p * (1.0 - p))[:, None]).T @ design / len(p) + penalty
+        theta -= np.linalg.solve(hessian, gradient)
+    weights = theta[:-1] / spread
+    return np.array([*weights, theta[-1] - weights @ mean])
+
+
+def threshold_for(probabilities: Array, right: NDArray[np.bool_], share: float) -> float:
+    """The lowest threshold from which on `share` of what is answered is right, in steps of 0.05."""
+    for step in range(1, 20):
+        answered = probabilities >= step * 0.05
+        if answered.any() and right[answered].mean() >= share:
+            return round(step * 0.05, 2)
+    raise SystemExit(f"no threshold makes {share:.0%} of the answers right; the reader is too weak")
+
+
+def card_of(examples: Sequence[Example], figures: Mapping[str, Any]) -> dict[str, Any]:
+    names = list(examples[0].signs)
+    signs = np.array([[example.signs[name] for name in names] for example in examples])
+    held_out = np.array([example.held_out for example in examples])
+    card: dict[str, Any] = {"data": LICENCE, "command": COMMAND, "figures": dict(figures)}
+    for target in ("quoted", "retrieved"):
+        happened = np.array([getattr(example, target) for example in examples])
+        *weights, bias = fit_logistic(signs[~held_out], happened[~held_out])
+        card[target] = {
+            "weights": {name: round(w, 3) for name, w in zip(names, weights, strict=True)},
+            "bias": round(float(bias), 3),
+        }
+        p = 1.0 / (1.0 + np.exp(-(signs[held_out] @ np.array(weights) + bias)))
+        card["figures"] |= {
+            f"{target}_auroc": round(auroc(p, happened[held_out]), 3),
+            f"{target}_calibration_error": round(calibration_error(p, happened[held_out]), 3),
+        }
+        if target == "quoted":
+            card["threshold"] = threshold_for(p, happened[held_out], RIGHT_OF_ANSWERED)
+            card["figures"]["held_out_answered"] = round(float((p >= card["threshold"]).mean()), 3)
+    return card
+
+
+def draw_all(
+    paragraphs: Sequence[dict[str, Any]], strangers: Sequence[dict[str, Any]], count: int, seed: int
+) -> list[tuple[Question, bool]]:
+    """Questions of the library and of strangers to it, each with whether it is held out."""
+    kept_out = math.ceil(len(paragraphs) * (1.0 - HELD_OUT))
+    fitted = draw_questions(paragraphs[:kept_out], round(count * (1 - HELD_OUT)), LEFT_OUT, seed)
+    held = draw_questions(paragraphs[kept_out:], round(count * HELD_OUT), LEFT_OUT, seed)
+    foreign = draw_questions(strangers, round(count * ELSEWHERE), 1.0, seed)
+    places = random.Random(seed)
+    return [
+        *((question, False) for question in fitted),
+        *((question, True) for question in held),
+        *((replace(question, source=""), places.random() < HELD_OUT) for question in foreign),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Fit the confidence model on SQuAD train.")
+    add_data_argument(parser)
+    parser.add_argument("--articles", type=int, default=60)
+    parser.add_argument("--questions", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="where to write the card [into the package]")
+    arguments = parser.parse_args()
+    articles = squad_articles(arguments.data, "train")
+    random.Random(arguments.seed).shuffle(articles)
+    inside, outside = articles[: arguments.articles], articles[arguments.articles :]
+    embedder = Remembering(load_encoder())
+    with tempfile.TemporaryDirectory(prefix="pharos-confidence-") as scratch:
+        folder = Path(scratch)
+        paragraphs = write_paragraphs(inside, folder / "paragraphs")
+        strangers = [{**p, "source": ""} for article in outside for p in article["paragraphs"]]
+        library = Library.open(folder / "library", embedder=embedder)
+        report = library.ingest([folder / "paragraphs"])
+        print(f"{report.passages} passages in {report.seconds:.0f} s", file=sys.stderr)
+        questions = draw_all(paragraphs, strangers, arguments.questions, arguments.seed)
+        examples = collect(library, embedder, questions)
+    figures = {"paragraphs": len(paragraphs), "questions": len(examples), "encoder": embedder.name}
+    card = json.dumps(card_of(examples, figures), indent=2) + "\n"
+    out = arguments.out or Path(str(resources.files("pharos.rag").joinpath(CARD)))
+    out.write_text(card, encoding="utf-8")
+    print(card)
+
+
+if __name__ == "__main__":
+    main()
