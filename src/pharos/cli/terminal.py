@@ -21,6 +21,7 @@ _STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 _WRAPPED = 40  # characters: a shorter line ended because its author ended it
+_ENDED = re.compile(r"^\s*$|[.:!?)\]]\s*$")
 _GOES_ON = re.compile(r"\s*[\w\"'“‘(]")
 _UNBOUNDED = 1_000_000  # columns: output into a pipe is not wrapped unless COLUMNS says so
 
@@ -70,15 +71,16 @@ def shown_path(path: str | Path) -> str:
 
 def reflowed(text: str) -> str:
     """Running text with its hard line breaks taken out: a line that is long enough to have been
-    wrapped goes on in the next, unless that begins a list or a paragraph."""
+    wrapped, or begins a paragraph, goes on in the next unless that begins a list or a paragraph."""
     lines: list[str] = []
     is_wrapped = False
     for line in printable(text).split("\n"):
+        begins = not lines or not lines[-1].strip()
         if is_wrapped and _GOES_ON.match(line):
             lines[-1] += " " + line.strip()
         else:
             lines.append(line)
-        is_wrapped = len(line.strip()) >= _WRAPPED
+        is_wrapped = len(line.strip()) >= _WRAPPED or (begins and not _ENDED.search(line))
     return "\n".join(lines)
 
 
