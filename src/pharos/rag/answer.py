@@ -8,6 +8,7 @@ the n-th of its citations, and what a document says cannot look like such a mark
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from pharos.core import (
     Answer,
@@ -70,9 +71,11 @@ def answer_question(
     confidence = belief.retrieved if model else belief.quoted
     calibration = default_calibration()
     least = threshold if threshold is not None else calibration.threshold
-    looked_at = _looked_at(hits, spans, place_of)
+    abstain = partial(
+        _abstention, question=question, hits=hits, spans=spans, place_of=place_of, timings=timings
+    )
     if not spans or confidence < least:
-        return _abstention(question, confidence, looked_at, timings)
+        return abstain(confidence=confidence)
     draft = _Draft(place_of, on_text)
     if model is None:
         draft.quote(spans)
@@ -82,7 +85,7 @@ def answer_question(
         confidence *= draft.write(verdicts, keep_unsupported=keep_unsupported)
         timings["generate"] = _ms_since(clock)
     if not draft.citations:
-        return _abstention(question, confidence, looked_at, timings, draft.unsupported)
+        return abstain(confidence=confidence, unsupported=draft.unsupported)
     return Answer(
         question=question,
         answer=draft.text,
@@ -185,10 +188,13 @@ def _beginning(hit: Hit) -> Span:
 
 
 def _abstention(
+    *,
     question: str,
-    confidence: float,
-    looked_at: tuple[Citation, ...],
+    hits: Sequence[Hit],
+    spans: Sequence[Span],
+    place_of: PlaceOf,
     timings: dict[str, float],
+    confidence: float,
     unsupported: Sequence[str] = (),
 ) -> Answer:
     return Answer(
@@ -196,7 +202,7 @@ def _abstention(
         answer=None,
         abstained=True,
         confidence=confidence,
-        looked_at=looked_at,
+        looked_at=_looked_at(hits, spans, place_of),
         unsupported=tuple(unsupported),
         timings_ms=timings,
     )

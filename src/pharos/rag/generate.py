@@ -86,14 +86,12 @@ def without_false_markers(text: str) -> str:
 def _complete_until(text: str) -> int:
     """The end of what cannot change any more: a sentence is complete, and so are the markers
     behind it, once the next one has begun."""
-    sentences = split_sentences(text)
-    if len(sentences) < 2:
+    *complete, (start, end) = split_sentences(text) or [(0, 0)]
+    leading = leading_markers(text[start:end])
+    growing = text[start + len(leading) : end]
+    if not complete or not growing.strip() or _OPEN_MARKER.fullmatch(growing):
         return 0
-    start, end = sentences[-1]
-    start += len(leading_markers(text[start:end]))
-    growing = text[start:end]
-    begun = bool(growing.strip()) and not _OPEN_MARKER.fullmatch(growing)
-    return start if begun else 0
+    return start + len(leading) if leading else complete[-1][1]
 
 
 def _source(number: int, hit: Hit, nonce: str) -> str:

@@ -151,15 +151,15 @@ def read_claims(text: str) -> list[Claim]:
     claims: list[Claim] = []
     at = 0
     for start, end in split_sentences(text):
-        leading = leading_markers(text[start:end])
-        if claims and leading:
+        gap = text[at:start]
+        leading = leading_markers(text[start:end]) if claims else ""
+        if leading:
             cited = _merged(claims[-1].cited, cited_in(leading))
             claims[-1] = replace(claims[-1], cited=cited)
-            start += len(leading)
-        claim = without_markers(text[start:end])
-        if claim.strip():
-            gap = text[at:start] + claim[: len(claim) - len(claim.lstrip())]
-            claims.append(Claim(text=claim.strip(), cited=cited_in(text[start:end]), gap=gap))
+        sentence = text[start + len(leading) : end]
+        claim = without_markers(sentence).strip()
+        if claim:
+            claims.append(Claim(text=claim, cited=cited_in(sentence), gap=gap))
         at = end
     return claims
 
