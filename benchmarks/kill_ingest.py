@@ -1,10 +1,10 @@
 """Kill an ingest at random moments, resume it, and compare with an undisturbed run.
 
-    python benchmarks/kill_ingest.py DOCS ... [--kills 30] [--seed 0] [--json]
+    python -m benchmarks.kill_ingest DOCS ... [--kills 30] [--seed 0] [--json]
 
 Every round starts a fresh `pharos ingest` in a process of its own, sends it SIGKILL at a random
-moment of its run, checks what is there, runs it again to the end, and compares every document, passage
-and number of vectors with those of a run that nobody disturbed.
+moment of its run, checks what is there, runs it again to the end, and compares every document,
+passage and number of vectors with those of a run that nobody disturbed.
 """
 
 import argparse
@@ -56,12 +56,16 @@ def ingest(library: Path, docs: list[str], kill_after: float | None = None) -> f
 def contents(library: Path) -> list[tuple[object, ...]]:
     """All that a search sees, but for the vectors: their last bits depend on the batch."""
     snapshot = Store(library).snapshot()
-    rows: list[tuple[object, ...]] = []
-    for row in snapshot.documents.to_arrow().to_pylist():
-        rows.append((row["source"], row["status"], row["duplicate_of"], row["text"]))
-    for row in snapshot.passages.to_arrow().to_pylist():
-        rows.append((row["id"], row["start"], row["end"], row["body"], row["readers"]))
-    rows += [(passage_id,) for passage_id in snapshot.windows.to_arrow()["passage_id"].to_pylist()]
+    columns = {
+        snapshot.documents: ["source", "status", "duplicate_of", "text"],
+        snapshot.passages: ["id", "start", "end", "body", "readers"],
+        snapshot.windows: ["passage_id", "readers"],
+    }
+    rows = [
+        tuple(row.values())
+        for table, names in columns.items()
+        for row in table.to_arrow().select(names).to_pylist()
+    ]
     return sorted(rows, key=repr)
 
 

@@ -37,6 +37,7 @@ OnText = Callable[[str], None]
 
 UNSUPPORTED_MARK = " [unsupported]"
 MAX_LOOKED_AT = 5
+MAX_REPLY_TOKENS = 1024
 
 
 def answer_question(
@@ -54,11 +55,11 @@ def answer_question(
     """Answer from `hits`, best first, which must all be readable by the asker.
 
     `place_of(document_id, offset)` is asked for the headings and the page of each quote.
-    `threshold` is the confidence from which on to answer; None takes the calibrated one. With a
-    `model`, the confidence before it is asked is that the passages hold the answer; sentences that
-    its sources do not bear out are dropped, or with `keep_unsupported` marked. The pieces passed to
-    `on_text` add up to the answer. Raises ValueError for an empty question or an impossible
-    threshold, and whatever the model raises.
+    `threshold` is the confidence from which on to answer; None takes the calibrated one. A `model`
+    is asked only if the passages are believed, with that confidence, to hold the answer; sentences
+    that its sources do not bear out are dropped, or with `keep_unsupported` marked, and the
+    confidence falls by their share. The pieces passed to `on_text` add up to the answer. Raises
+    ValueError for an empty question or an impossible threshold, and whatever the model raises.
     """
     if not question.strip():
         raise ValueError("the question is empty; ask something")
@@ -162,7 +163,7 @@ def _ask(
 ) -> Iterator[Verdict]:
     """The model's sentences with their verdicts; none from where it says that it does not know."""
     messages, shown = build_prompt(question, hits)
-    pieces = model.stream(messages, SamplingParams())
+    pieces = model.stream(messages, SamplingParams(max_tokens=MAX_REPLY_TOKENS))
     for verdict in verified_sentences(pieces, Verifier(embedder, shown)):
         if says_not_found(verdict.claim):
             return

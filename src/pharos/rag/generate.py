@@ -60,12 +60,31 @@ def verified_sentences(pieces: Iterable[str], verifier: Verifier) -> Iterator[Ve
     """Verify sentences as they are completed; the last one begun is always held back, since its
     citation may still be on the way."""
     pending = ""
-    for piece in pieces:
+    for piece in without_thoughts(pieces):
         pending += printable(piece)
         done = _complete_until(pending)
         yield from map(verifier.check, read_claims(pending[:done]))
         pending = pending[done:]
     yield from map(verifier.check, read_claims(pending))
+
+
+def without_thoughts(pieces: Iterable[str]) -> Iterator[str]:
+    """The reply without a block between <think> and </think> at its beginning, in which some
+    models talk to themselves."""
+    opening, closing = "<think>", "</think>"
+    said = iter(pieces)
+    held = ""
+    for piece in said:
+        held = (held + piece).lstrip()
+        thinking = held.startswith(opening)
+        if thinking and closing in held:
+            held = held.partition(closing)[2]
+            break
+        if not thinking and not opening.startswith(held):
+            break
+    if not held.startswith(opening):
+        yield held
+    yield from said
 
 
 def says_not_found(claim: Claim) -> bool:

@@ -19,6 +19,7 @@ import fnmatch
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 from pharos.core import Embedder, Hit, Passage
@@ -68,10 +69,13 @@ def search(
         return []
     depth = max(DEPTH, 2 * k)
     rankings: dict[str, Ranking] = {}
-    if mode != "bm25":
-        rankings["cosine"] = dense(snapshot, embedder(), query, where, depth)
-    if mode != "dense":
-        rankings["bm25"] = bm25(snapshot, query, where, depth)
+    with ThreadPoolExecutor(1) as beside:  # both retrievers work outside of Python
+        if mode != "dense":
+            by_words = beside.submit(bm25, snapshot, query, where, depth)
+        if mode != "bm25":
+            rankings["cosine"] = dense(snapshot, embedder(), query, where, depth)
+        if mode != "dense":
+            rankings["bm25"] = by_words.result()
     parts = explain(rankings)
     scores = fuse(rankings)
     if mode == "hybrid":

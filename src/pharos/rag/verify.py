@@ -14,6 +14,7 @@ between the right words passes), not entailment; the quote beside the sentence i
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 from pharos.core import Embedder, Hit, Span
 from pharos.data.sentences import split_sentences
@@ -22,7 +23,7 @@ from pharos.rag.terms import CODE_SPAN, names_of, terms, unmentioned
 COVERED = 0.85
 PARTLY_COVERED = 0.6
 SAME_MEANING = 0.6
-MAX_WINDOWS = 12
+MAX_WINDOWS = 8
 SENTENCES_PER_WINDOW = 3
 
 MARKER = re.compile(
@@ -122,21 +123,20 @@ class Verifier:
         if missing:
             return f"does not mention {', '.join(sorted(missing))}"
         windows = _windows(passage.text, set(terms(claim)), set(terms(context)))
+        if not windows:
+            return "does not say it"
         windows = [w for w in windows if numbers_of(claim) <= numbers_of(f"{context} {w.text}")]
         if not windows:
             return "does not have its numbers"
         cosines = self._cosines(claim, [window.text for window in windows])
-        score, window = max(
-            zip(
-                (w.coverage + c for w, c in zip(windows, cosines, strict=True)),
-                windows,
-                strict=True,
-            ),
-            key=lambda pair: pair[0],
-        )
-        cosine = score - window.coverage
-        if window.coverage < (PARTLY_COVERED if cosine >= SAME_MEANING else COVERED):
+        saying = [
+            (window.coverage + cosine, window)
+            for window, cosine in zip(windows, cosines, strict=True)
+            if window.coverage >= COVERED or cosine >= SAME_MEANING
+        ]
+        if not saying:
             return "does not say it"
+        score, window = max(saying, key=itemgetter(0))
         if contradicts(claim, window.text):
             return "says the opposite"
         return Span(passage=passage, start=window.start, end=window.end, score=min(1.0, score / 2))
@@ -215,8 +215,8 @@ def _polarity(text: str) -> tuple[set[str], set[str]]:
 
 
 def _windows(text: str, wanted: set[str], given: set[str]) -> list[_Window]:
-    """The stretches of one to three sentences that say most of `wanted`, best and shortest first.
-    `given` is what the passage's headings say for all of them."""
+    """The stretches of one to three sentences that say enough of `wanted` to be worth comparing,
+    best and shortest first. `given` is what the passage's headings say for all of them."""
     sentences = split_sentences(text)
     windows = []
     for size in range(1, SENTENCES_PER_WINDOW + 1):
@@ -224,7 +224,8 @@ def _windows(text: str, wanted: set[str], given: set[str]) -> list[_Window]:
             start, end = sentences[first][0], sentences[first + size - 1][1]
             said = given | set(terms(text[start:end]))
             coverage = len(wanted & said) / len(wanted)
-            windows.append(_Window(start, end, text[start:end], coverage))
+            if coverage >= PARTLY_COVERED:
+                windows.append(_Window(start, end, text[start:end], coverage))
     windows.sort(key=lambda window: (-window.coverage, window.end - window.start))
     return windows[:MAX_WINDOWS]
 
