@@ -16,6 +16,7 @@ from pharos.rag.generate import (
     says_not_found,
     verified_sentences,
     without_false_markers,
+    without_thoughts,
 )
 from pharos.rag.verify import Claim, Verifier
 
@@ -122,6 +123,23 @@ def test_a_sentence_is_out_as_soon_as_the_next_has_begun() -> None:
     first = next(iter(verified_sentences(pieces(), verifier)))
     assert (first.claim.text, first.claim.cited) == ("One is here.", (1,))
     assert told[-1] == " Two"
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ("<think>\nHm. [1] Is it?\n</think>\n\nIt is.", "\n\nIt is."),
+        ("\n <think></think>It is.", "It is."),
+        ("<think>never done", ""),
+        ("<thing> is a tag.", "<thing> is a tag."),
+        ("<", "<"),
+        ("", ""),
+        ("It is. <think> is a tag.", "It is. <think> is a tag."),
+    ],
+)
+def test_what_a_model_thinks_is_not_what_it_says(reply: str, said: str) -> None:
+    assert "".join(without_thoughts([reply])) == said
+    assert "".join(without_thoughts(reply)) == said
 
 
 def test_control_and_direction_characters_are_not_printable() -> None:
