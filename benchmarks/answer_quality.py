@@ -1,13 +1,17 @@
 """Asking SQuAD's questions of a library of its paragraphs, and how good the answers are.
 
-Shared by `benchmarks/answers.py` and `recipes/confidence/fit.py`. A question is asked either of the
-whole library or with its own paragraph left out: its passages are then removed from what the search
-found, which differs from a library without them only in BM25's word statistics.
+Shared by `benchmarks/answers.py` and the recipes that fit the reader and its confidence. A question
+is asked either of the whole library or with its own paragraph left out: its passages are then
+removed from what the search found, which differs from a library without them only in BM25's word
+statistics.
 """
 
 import random
 import re
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +49,19 @@ class Remembering:
         if new:
             self._known |= zip(new, self._inner.embed(new), strict=True)
         return np.stack([self._known[text] for text in texts])
+
+
+@contextmanager
+def library_of(
+    articles: Iterable[dict[str, Any]], embedder: Embedder
+) -> Iterator[tuple[Library, list[dict[str, Any]]]]:
+    """A library with one document a paragraph, and the paragraphs, each with its `source`."""
+    with tempfile.TemporaryDirectory(prefix="pharos-squad-") as scratch:
+        paragraphs = write_paragraphs(articles, Path(scratch) / "paragraphs")
+        library = Library.open(Path(scratch) / "library", embedder=embedder)
+        report = library.ingest([Path(scratch) / "paragraphs"])
+        print(f"{report.passages} passages in {report.seconds:.0f} s", file=sys.stderr)
+        yield library, paragraphs
 
 
 def write_paragraphs(articles: Iterable[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ thing. No language model takes part.
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,8 +26,8 @@ from benchmarks.answer_quality import (
     contains_answer,
     draw_questions,
     found_for,
+    library_of,
     risk_coverage,
-    write_paragraphs,
 )
 from benchmarks.datasets import add_data_argument, squad_articles
 from benchmarks.hardware import describe
@@ -174,12 +173,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     embedder = Remembering(load_encoder())
-    with tempfile.TemporaryDirectory(prefix="pharos-answers-") as scratch:
-        folder = Path(scratch)
-        paragraphs = write_paragraphs(squad_articles(arguments.data), folder / "paragraphs")
-        library = Library.open(folder / "library", embedder=embedder)
-        report = library.ingest([folder / "paragraphs"])
-        print(f"{report.passages} passages in {report.seconds:.0f} s", file=sys.stderr)
+    with library_of(squad_articles(arguments.data), embedder) as (library, paragraphs):
         questions = draw_questions(paragraphs, arguments.questions, 0.5, arguments.seed)
         started = time.perf_counter()
         outcomes = ask_all(library, embedder, questions)

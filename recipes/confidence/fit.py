@@ -17,8 +17,6 @@ import argparse
 import json
 import math
 import random
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -35,7 +33,7 @@ from benchmarks.answer_quality import (
     contains_answer,
     draw_questions,
     found_for,
-    write_paragraphs,
+    library_of,
 )
 from benchmarks.datasets import add_data_argument, squad_articles
 from numpy.typing import NDArray
@@ -164,13 +162,8 @@ def main() -> None:
     random.Random(arguments.seed).shuffle(articles)
     inside, outside = articles[: arguments.articles], articles[arguments.articles :]
     embedder = Remembering(load_encoder())
-    with tempfile.TemporaryDirectory(prefix="pharos-confidence-") as scratch:
-        folder = Path(scratch)
-        paragraphs = write_paragraphs(inside, folder / "paragraphs")
-        strangers = [{**p, "source": ""} for article in outside for p in article["paragraphs"]]
-        library = Library.open(folder / "library", embedder=embedder)
-        report = library.ingest([folder / "paragraphs"])
-        print(f"{report.passages} passages in {report.seconds:.0f} s", file=sys.stderr)
+    strangers = [{**p, "source": ""} for article in outside for p in article["paragraphs"]]
+    with library_of(inside, embedder) as (library, paragraphs):
         questions = draw_all(paragraphs, strangers, arguments.questions, arguments.seed)
         examples = collect(library, embedder, questions)
     figures = {"paragraphs": len(paragraphs), "questions": len(examples), "encoder": embedder.name}
