@@ -40,7 +40,7 @@ CONVERT: dict[str, Callable[[Bert], Bert]] = {
     "bf16": convert_bf16,
     "int8": convert_int8,
 }
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 2048
 
 
 class SentenceEncoder:
