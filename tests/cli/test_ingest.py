@@ -77,3 +77,13 @@ def test_a_place_where_no_library_can_be_is_one_line(pharos, manuals) -> None:
     run = pharos("ingest", manuals, "--library", manuals / "roles.md" / "x.library")
     assert run.code == 1
     assert len(run.err.splitlines()) == 1
+
+
+def test_a_library_in_the_folder_it_is_made_of_does_not_take_in_itself(
+    pharos, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "note.md").write_text("# Note\n\nThe beacon is lit at dusk.\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PHAROS_LIBRARY", raising=False)
+    assert "1 added" in pharos("ingest", ".").out
+    assert "1 unchanged" in pharos("ingest", ".").out

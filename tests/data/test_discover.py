@@ -139,3 +139,13 @@ def test_size_and_time_are_those_of_the_file(tree: Path) -> None:
     os.utime(tree / "a.txt", ns=(5, 7_000_000_001))
     (file,) = discover([tree / "a.txt"]).files
     assert (file.size, file.mtime_ns) == (5, 7_000_000_001)
+
+
+def test_a_library_among_the_documents_is_not_taken_for_documents(tree: Path) -> None:
+    library = tree / "pharos.library"
+    (library / "tables").mkdir(parents=True)
+    for name in ("writer.lock", "manifest.json", "tables/documents.lance"):
+        (library / name).write_text("not a document")
+    found = discover([tree])
+    assert names(found, tree) == ["a.txt", "b.md", "sub/c.md", "sub/deep/d.rst"]
+    assert found.failures == []

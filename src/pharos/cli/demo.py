@@ -53,7 +53,6 @@ def demo(
     answers = [show_answer(library, question) for question in (*ANSWERABLE, UNANSWERABLE)]
     terminal.note(f"\nAll of this took {time.monotonic() - started:.0f} s. Go on with:")
     terminal.note(f'  cd {folder} && pharos ask "What does a with statement do?"')
-
     if [answer.abstained for answer in answers] != [False] * len(ANSWERABLE) + [True]:
         terminal.note("This is not the outcome that was expected: please report it.")
         raise typer.Exit(1)

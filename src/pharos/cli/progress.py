@@ -62,16 +62,8 @@ def progress_bars(*, transient: bool = False) -> Iterator[Callable[["IngestProgr
 
 
 def amount(progress: "IngestProgress", elapsed: float) -> str:
-    """`120/584 files, 1,930 passages, 3.1 MB/s`."""
-    parts = [f"{progress.files_done:,}/{progress.files_total:,} files"]
-    if progress.passages:
-        parts.append(f"{progress.passages:,} passages")
-    if elapsed > 0.0:
-        parts.append(rate(progress.bytes_done / elapsed))
-    return ", ".join(parts)
-
-
-def rate(bytes_per_second: float) -> str:
-    if bytes_per_second < 1e6:
-        return f"{bytes_per_second / 1e3:.1f} kB/s"
-    return f"{bytes_per_second / 1e6:.1f} MB/s"
+    """`120/584 files, 1,930 passages, 31.4/s`."""
+    files = f"{progress.files_done:,}/{progress.files_total:,} files"
+    if not progress.passages:
+        return files
+    return f"{files}, {progress.passages:,} passages, {progress.passages / max(elapsed, 0.1):.1f}/s"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules"})
+LIBRARY_MARKS = frozenset({"tables", "writer.lock"})  # a library must not take itself for documents
 _ESCAPE = re.compile(rb"\\x([89a-f][0-9a-f])")
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -46,7 +47,8 @@ def discover(paths: Iterable[str | Path]) -> Discovery:
     A folder that a glob matches is taken with all below it, as if a shell had matched it.
 
     Hidden files and folders, and those of `SKIPPED_FOLDERS`, are left out unless they are named
-    themselves. What is missing, unreadable, empty, or no regular file becomes a failure.
+    themselves; so is what stands in a library. What is missing, unreadable, empty, or no regular
+    file becomes a failure.
     """
     search = _Search()
     for path in paths:
@@ -130,10 +132,13 @@ class _Search:
     def _entries(self, folder: str) -> list[str]:
         try:
             with os.scandir(folder) as entries:
-                names = [entry.path for entry in entries if _is_wanted(entry.name)]
+                found = {entry.name: entry.path for entry in entries}
         except OSError as error:
             self._fail(folder, _reason(folder, error))
             return []
+        if found.keys() >= LIBRARY_MARKS:
+            return []
+        names = [path for name, path in found.items() if _is_wanted(name)]
         return sorted(names, reverse=True)  # a stack: the first name is visited first
 
     def _note(self, path: str, inode: Inode, status: os.stat_result) -> None:
