@@ -210,7 +210,8 @@ def peak_gigaflops(precision: Precision, clock: Clock, size: int = 2048) -> floa
 def render(result: dict[str, Any]) -> str:
     lines = [
         result["hardware"],
-        f"{result['versions']}; {result['threads']} threads, {result['clock']}; default here: {result['default']}",
+        f"{result['versions']}; {result['threads']} threads, {result['clock']}; "
+        f"default here: {result['default']}",
         "",
         f"{'':28}{'passages/s':>12}{'ratio':>8}{'question ms':>13}",
     ]

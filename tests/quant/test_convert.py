@@ -38,3 +38,16 @@ def test_int8_without_hardware_for_it_computes_the_same(monkeypatch: pytest.Monk
     elsewhere = Int8Linear(linear, Place(before_gelu=True))
     assert not elsewhere.fast
     torch.testing.assert_close(elsewhere(x_NI), here, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("convert", [convert_bf16, convert_int8])
+@torch.inference_mode()
+def test_on_a_gpu_a_converted_model_computes_nearly_the_same(convert: Convert) -> None:
+    texts = [[3, 4, 5], [6] * 20]
+    batch = pack(texts, device=torch.device("cuda"))
+    found = convert(tiny_bert().cuda())(batch).float().cpu()
+    expected = tiny_bert()(pack(texts))
+    tokens = pack(texts).ids > 0
+    assert nn.functional.cosine_similarity(found[tokens], expected[tokens]).min() > 0.999

@@ -115,6 +115,14 @@ def test_a_folder_may_lack_what_only_sentence_transformers_writes(tmp_path: Path
     assert (encoder.name, encoder.max_tokens) == ("mine@53aa5117", 512)
 
 
+def test_a_model_that_pools_otherwise_is_refused(tmp_path: Path) -> None:
+    folder = copy_of_the_model(tmp_path / "cls")
+    modes = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    with pytest.raises(ModelError, match="pools by cls_token; only mean_tokens"):
+        load_encoder(str(folder))
+
+
 def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": "none"}))
     with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read as a tokenizer"):

@@ -10,7 +10,7 @@ hardware, else int8 where it has VNNI, else fp32.
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -81,12 +81,13 @@ def load_encoder(
     """The encoder of that name (see `models.resolve.find_model`), verified, ready to embed.
 
     `threads` sets torch's threads for the whole process; None leaves them as they are.
-    Raises ModelError if the model is missing, altered, or not a BERT.
+    Raises ModelError if the model is missing, altered, or not a BERT that pools by the mean.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     folder = find_model(model)
     digest = _verified_digest(folder)
+    _refuse_other_pooling(folder.path)
     chosen = best_precision() if precision == "auto" else precision
     bert = _load_bert(folder.path).to("cuda" if torch.cuda.is_available() else "cpu")
     return SentenceEncoder(
@@ -152,8 +153,25 @@ def _load_bert(folder: Path) -> Bert:
 
 def _max_tokens(folder: Path, config: BertConfig) -> int:
     """What the model was trained on, if the folder says so, else as many as it has positions."""
-    path = folder / "sentence_bert_config.json"
+    length = _read_if_there(folder / "sentence_bert_config.json").get("max_seq_length")
+    return min(config.max_position_embeddings, length or config.max_position_embeddings)
+
+
+def _refuse_other_pooling(folder: Path) -> None:
+    """Raises ModelError if the folder says that its vectors are made in another way than ours."""
+    path = folder / "1_Pooling" / "config.json"
+    modes = {
+        mode.removeprefix("pooling_mode_")
+        for mode, used in _read_if_there(path).items()
+        if mode.startswith("pooling_mode_") and used
+    }
+    if modes - {"mean_tokens"}:
+        raise ModelError(f"{path}: the model pools by {', '.join(sorted(modes))}; only mean_tokens")
+
+
+def _read_if_there(path: Path) -> dict[str, Any]:
+    """A JSON object that sentence-transformers adds to a model's folder; other folders lack it."""
     if not path.is_file():
-        return config.max_position_embeddings
-    length = json.loads(path.read_text(encoding="utf-8"))["max_seq_length"]
-    return min(config.max_position_embeddings, int(length))
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
