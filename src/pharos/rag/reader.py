@@ -74,7 +74,7 @@ class ReaderConfig:
     its odds are at least `keep` times those of the best."""
 
     max_quotes: int = 3
-    max_embedded: int = 32
+    max_embedded: int = 24
     keep: float = 0.24
     weights: Weights = Weights()
 
