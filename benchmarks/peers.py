@@ -1,7 +1,6 @@
 """The libraries that we are measured beside. They are no dependencies: a benchmark takes those that
 its interpreter has, and says which it lacks."""
 
-import importlib.util
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -10,15 +9,20 @@ from typing import Any
 
 from pharos.models.resolve import DEFAULT_ENCODER, find_model
 
+UNLIKE_THEIR_PACKAGE = {
+    "PyStemmer": "Stemmer",
+    "llama-index-core": "llama_index.core",
+    "llama-index-readers-file": "llama_index.readers.file",
+    "llama-index-embeddings-huggingface": "llama_index.embeddings.huggingface",
+}
+
 
 def load_peers(packages: Sequence[str]) -> dict[str, Any] | None:
     """The modules by name, or None, with a word on standard error, if one is not installed.
 
-    `packages` are named as pip knows them; the module is the same with underscores, but for
-    PyStemmer's.
+    `packages` are named as pip knows them.
     """
-    modules = {package: _module_name(package) for package in packages}
-    missing = [p for p, module in modules.items() if importlib.util.find_spec(module) is None]
+    missing = [package for package in packages if not versions([package])]
     if missing:
         print(
             f"no peers in this run: {', '.join(missing)} not installed in {sys.prefix} "
@@ -26,7 +30,7 @@ def load_peers(packages: Sequence[str]) -> dict[str, Any] | None:
             file=sys.stderr,
         )
         return None
-    return {package: import_module(module) for package, module in modules.items()}
+    return {package: import_module(_module_name(package)) for package in packages}
 
 
 def sentence_transformer(sentence_transformers: Any) -> Any:
@@ -47,4 +51,4 @@ def versions(packages: Sequence[str]) -> str:
 
 
 def _module_name(package: str) -> str:
-    return {"PyStemmer": "Stemmer"}.get(package, package.replace("-", "_"))
+    return UNLIKE_THEIR_PACKAGE.get(package, package.replace("-", "_"))
