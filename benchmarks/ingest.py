@@ -8,14 +8,14 @@ DOCS are folders of real manuals, for example Debian's, unpacked without being i
     for deb in *.deb; do dpkg-deb -x $deb manuals; done
 
 `--files` of them, spread evenly, are ingested into a new library: parsed, cleaned, cut, rid of
-duplicates, embedded, indexed. LlamaIndex reads the same files (HTML with its `HTMLTagReader`, since
-it would embed the mark-up otherwise), cuts them into 256 tokens with 20% overlap (so that the model,
+duplicates, embedded, indexed. LlamaIndex reads the same files (HTML with its `HTMLTagReader`, as it
+would embed the mark-up otherwise), cuts them into 256 tokens with 20% overlap (so that the model,
 which reads 256, leaves nothing out; our windows are of that length too), embeds them with the same
 model through sentence-transformers, and stores its index. Both have loaded their model before.
 
-`--unchanged` paragraphs of SQuAD train, a file each, are ingested twice: the second time nothing has
-changed. Needs llama-index-core, llama-index-readers-file, llama-index-embeddings-huggingface and
-sentence-transformers for the peer.
+`--unchanged` paragraphs of SQuAD train, a file each, are ingested twice: the second time nothing
+has changed. The peer needs llama-index-core, llama-index-readers-file,
+llama-index-embeddings-huggingface and sentence-transformers.
 """
 
 import argparse
