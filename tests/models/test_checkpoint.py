@@ -9,12 +9,14 @@ from torch import Tensor
 from pharos.core import ModelError
 from pharos.models.bert import IGNORED_WEIGHTS, Bert, hugging_face_names
 from pharos.models.checkpoint import (
+    INDEX_FILE,
     Uninitialized,
     load_weights,
     read_config,
     read_weights,
     sha256_of,
     verify_sha256,
+    weight_files,
 )
 from pharos.models.doubles import TINY, tiny_bert, tiny_checkpoint
 from pharos.ops import pack
@@ -64,11 +66,27 @@ def test_shards_are_read_through_their_index(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "one.safetensors")
     save_file({"b": torch.zeros(3)}, tmp_path / "two.safetensors")
     index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / INDEX_FILE).write_text(json.dumps(index))
     assert {name: len(tensor) for name, tensor in read_weights(tmp_path).items()} == {
         "a": 2,
         "b": 3,
     }
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {}}'])
+def test_a_malformed_index_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / INDEX_FILE).write_text(content)
+    with pytest.raises(ModelError, match=r"model\.safetensors\.index\.json .*"):
+        weight_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "shard", ["../x.safetensors", "/x.safetensors", "a/../../x.safetensors", "..", ".", "", 7]
+)
+def test_a_shard_outside_the_folder_is_refused(tmp_path: Path, shard: object) -> None:
+    (tmp_path / INDEX_FILE).write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(ModelError, match="must be a file beside the index"):
+        weight_files(tmp_path)
 
 
 def test_a_folder_without_safetensors_says_so(tmp_path: Path) -> None:

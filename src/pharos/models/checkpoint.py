@@ -53,8 +53,22 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / INDEX_FILE
     if not index.is_file():
         raise ModelError(f"{folder} has no {WEIGHTS_FILE}; only safetensors weights are loaded")
-    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    return [folder / name for name in sorted(set(shards))]
+    return [folder / name for name in sorted(_shard_names(index))]
+
+
+def _shard_names(index: Path) -> set[str]:
+    """The files that the index lists, none of which leads out of its folder."""
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{index} cannot be read as an index of weights: {error}") from error
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelError(f"{index} has no `weight_map` that gives each tensor its file")
+    for name in weight_map.values():
+        if not isinstance(name, str) or name in {"", ".."} or Path(name).name != name:
+            raise ModelError(f"{index} lists {name!r}; a shard must be a file beside the index")
+    return set(weight_map.values())
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
