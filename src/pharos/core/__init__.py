@@ -6,7 +6,6 @@ from pharos.core.errors import (
     IntegrityError,
     LibraryError,
     LockedError,
-    MissingExtraError,
     ModelError,
     PharosError,
 )
@@ -40,7 +39,6 @@ __all__ = [
     "LibraryError",
     "LockedError",
     "Message",
-    "MissingExtraError",
     "ModelError",
     "Page",
     "Passage",

@@ -27,10 +27,3 @@ class ModelError(PharosError):
 
 class EndpointError(PharosError):
     """A remote language model did not answer as its API promises."""
-
-
-class MissingExtraError(PharosError):
-    """An optional dependency is not installed."""
-
-    def __init__(self, package: str, purpose: str, install: str) -> None:
-        super().__init__(f"{purpose} needs {package}, which is not installed: {install}")
