@@ -27,6 +27,7 @@ from benchmarks.hardware import describe
 from benchmarks.peers import load_peers, sentence_transformer, versions
 from numpy.typing import NDArray
 
+from pharos.data.tokenizer import load_tokenizer
 from pharos.ops.int8 import (
     SYMMETRIC,
     has_vnni,
@@ -35,7 +36,7 @@ from pharos.ops.int8 import (
     quantize_weight,
 )
 from pharos.specialists import Precision, SentenceEncoder, load_encoder
-from pharos.specialists.embed import best_precision, load_tokenizer
+from pharos.specialists.embed import best_precision
 
 Clock = Callable[[], float]
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -113,7 +114,7 @@ def reference_embed(peers: dict[str, Any]) -> Embed:
 
 def passages_of(encoder: SentenceEncoder, texts: Sequence[str], count: int) -> list[str]:
     """`count` passages of as many tokens as the encoder takes, cut from the joined texts."""
-    tokenizer = load_tokenizer(encoder.tokenizer_file, encoder.max_tokens)
+    tokenizer = load_tokenizer(encoder.tokenizer_file, max_tokens=encoder.max_tokens)
     rest = " ".join(texts)
     passages = []
     for _ in range(count):

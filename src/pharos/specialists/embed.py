@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import nn
 
 from pharos.core.errors import ModelError
+from pharos.data.tokenizer import load_tokenizer
 from pharos.models.bert import IGNORED_WEIGHTS, Bert, BertConfig, hugging_face_names
 from pharos.models.checkpoint import (
     WEIGHTS_FILE,
@@ -57,7 +57,7 @@ class SentenceEncoder:
         self.tokenizer_file = tokenizer_file
         self._model = model.eval()
         self._device = model.embeddings.word.weight.device
-        self._tokenizer = load_tokenizer(tokenizer_file, max_tokens)
+        self._tokenizer = load_tokenizer(tokenizer_file, max_tokens=max_tokens)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors `[len(texts), dim]`; a text is cut after `max_tokens` tokens."""
@@ -106,18 +106,6 @@ def best_precision() -> Precision:
     if torch.cpu.get_capabilities().get("avx512_bf16"):
         return "bf16"
     return "int8" if has_vnni() else "fp32"
-
-
-def load_tokenizer(path: Path, max_tokens: int) -> Tokenizer:
-    """The tokenizer of a model, cutting at `max_tokens` and never padding, whatever its file says
-    (that of all-MiniLM-L6-v2 says 128 for both)."""
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise ModelError(f"{path} cannot be read as a tokenizer: {error}") from error
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens)
-    return tokenizer
 
 
 def plan_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
