@@ -11,6 +11,7 @@ Every character that is not white space lies in exactly one sentence.
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
 MAX_SENTENCE_LEN = 1_000
@@ -34,8 +35,8 @@ _STARTER = re.compile(
 )
 
 _END = re.compile(
-    r"""[.!?…]+ ["'”’»)\]]* (?:\[\d{1,3}\])*   # the mark, what closes with it, footnotes
-        (?=\s+ (?P<next> ["'“‘«(\[¿¡]* \S+))    # a space and the next word
+    r"""(?<![.!?…]) [.!?…]++ ["'”’»)\]]*+ (?:\[\d{1,3}\])*+   # the mark, what closes, footnotes
+        (?=\s+ (?P<next> \S{1,40}))                          # a space and the next word
       | [。！？]+ [」』”’）]*                      # scripts that put no space between sentences
     """,
     re.VERBOSE,
@@ -54,55 +55,68 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
     """The sentences of `text` as half-open character spans, in order, without surrounding space."""
     return [
         piece
-        for start, end, is_prose in _blocks(text)
-        for sentence in (_ends(text, start, end) if is_prose else [(start, end)])
+        for block in _blocks(text)
+        for sentence in ([(block.start, block.end)] if block.is_code else _ends(text, block))
         for piece in _bounded(text, *_trim(text, *sentence))
     ]
 
 
-def _blocks(text: str) -> Iterator[tuple[int, int, bool]]:
-    """Runs of lines that no sentence crosses, and whether a run is prose."""
-    block: tuple[int, int, bool] | None = None
+@dataclass(slots=True)
+class _Block:
+    """A run of lines that no sentence crosses."""
+
+    start: int
+    end: int
+    last_line: str
+    num_lines: int
+    is_code: bool
+
+    def takes(self, line: str, is_code: bool) -> bool:
+        """Whether `line`, which comes next, goes on with this block."""
+        if is_code or self.is_code:
+            return is_code and self.is_code
+        if _OWN_LINE.match(line) or _OWN_LINE.match(self.last_line) or _ITEM.match(line):
+            return False
+        return not (self.num_lines == 1 and _is_title(self.last_line, line))
+
+    def add(self, line: str) -> None:
+        self.end += len(line)
+        self.last_line = line
+        self.num_lines += 1
+
+
+def _blocks(text: str) -> Iterator[_Block]:
+    block: _Block | None = None
     in_fence = False
     offset = 0
     for line in text.splitlines(keepends=True):
         start, offset = offset, offset + len(line)
-        fence = bool(_FENCE.match(line))
-        is_code = in_fence or fence or (bool(_CODE.match(line)) and (not block or not block[2]))
-        in_fence ^= fence
-        if block and _joins(text[block[0] : block[1]], block[2], line, is_code):
-            block = (block[0], offset, block[2])
+        is_fence = bool(_FENCE.match(line))
+        in_prose = block is not None and not block.is_code
+        is_code = in_fence or is_fence or (not in_prose and bool(_CODE.match(line)))
+        in_fence ^= is_fence
+        if block and line.strip() and block.takes(line, is_code):
+            block.add(line)
             continue
         if block:
             yield block
-        block = (start, offset, not is_code) if line.strip() else None
+        block = _Block(start, offset, line, 1, is_code) if line.strip() else None
     if block:
         yield block
 
 
-def _joins(block: str, is_prose: bool, line: str, is_code: bool) -> bool:
-    """Whether `line` goes on with the block before it."""
-    if not line.strip():
-        return False
-    if is_code or not is_prose:
-        return is_code and not is_prose
-    last = block.rstrip("\r\n").rsplit("\n", 1)[-1]
-    if _OWN_LINE.match(line) or _OWN_LINE.match(last) or _ITEM.match(line):
-        return False
-    return not _is_title(block, last, line)
+def _is_title(line: str, following: str) -> bool:
+    """It stops well short of the next line, and does not run on into it."""
+    short = len(line.strip()) < 0.75 * len(following.strip())
+    runs_on = _ENDED.search(line.rstrip()[-10:]) or not following.lstrip()[:1].isupper()
+    return short and not runs_on and not _ITEM.match(line)
 
 
-def _is_title(block: str, last: str, line: str) -> bool:
-    """A line that stands alone, stops well short of the next one, and does not run on into it."""
-    lone = "\n" not in block.rstrip() and not _ITEM.match(block)
-    short = len(last.strip()) < 0.75 * len(line.strip())
-    return lone and short and not _ENDED.search(last.rstrip()) and line.lstrip()[:1].isupper()
-
-
-def _ends(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """The block `text[start:end]` cut where its sentences end."""
-    cuts = [m.end() for m in _END.finditer(text, start, end) if _is_end(text, start, m)]
-    return list(pairwise([start, *cuts, end]))
+def _ends(text: str, block: _Block) -> list[tuple[int, int]]:
+    """The block cut where its sentences end."""
+    marks = _END.finditer(text, block.start, block.end)
+    cuts = [mark.end() for mark in marks if _is_end(text, block.start, mark)]
+    return list(pairwise([block.start, *cuts, block.end]))
 
 
 def _is_end(text: str, start: int, mark: re.Match[str]) -> bool:

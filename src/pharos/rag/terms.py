@@ -25,8 +25,9 @@ _WORD = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+")
 CODE_SPAN = re.compile(r"`[^`\n]+`")
 _NAME = re.compile(
     r"(?<=[\w,;:] )[\"“(]?[A-Z][\w.'’-]*\w"  # capitalised, but not because a sentence begins
-    r"|\b\w*[a-z]\w*[A-Z]\w*"  # camelCase
+    r"|\b[A-Z]*+[a-z\d_]++[A-Z]\w*"  # camelCase
 )
+_LONGEST_WORD = 40  # what is longer is no word, and would fill the cache of stems
 _VOWEL = re.compile(r"[aeiouy]")
 _SIBILANT = ("s", "x", "z", "ch", "sh")
 
@@ -34,7 +35,11 @@ _SIBILANT = ("s", "x", "z", "ch", "sh")
 def terms(text: str) -> list[str]:
     """The stems of the content words and numbers of `text`, in order, repeats kept."""
     words = (word.replace(",", "") for word in _WORD.findall(text.casefold()))
-    return [stem(word) for word in words if word not in FUNCTION_WORDS]
+    return [
+        stem(word) if len(word) <= _LONGEST_WORD else word
+        for word in words
+        if word not in FUNCTION_WORDS
+    ]
 
 
 def names_of(text: str) -> set[str]:

@@ -27,7 +27,7 @@ MAX_WINDOWS = 8
 SENTENCES_PER_WINDOW = 3
 
 MARKER = re.compile(
-    r"[ \t]*[\[［【](?:(?:source|sources)\s*)?\^?(\d{1,3}(?:\s*[,;，–-]\s*\d{1,3})*)[\]］】]",
+    r"(?<![ \t])[ \t]*+[\[［【](?:sources?\s*)?\^?(\d{1,3}(?:\s*[,;，–-]\s*\d{1,3})*)[\]］】]",
     re.IGNORECASE,
 )
 _LIST_MARK = re.compile(r"^\s*(?:[-*•+]|\d{1,3}[.)])\s+")
