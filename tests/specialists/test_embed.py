@@ -3,8 +3,8 @@ purpose (empty, one letter, many scripts); on ordinary passages int8 stays above
 
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
