@@ -49,7 +49,7 @@ def test_each_hostile_file_has_its_line_and_the_rest_is_ingested(
         "nothing.txt": "empty",
         "vanishes.md": "",
         "loop": "symbolic link",
-        "pipe.md": "FIFO",
+        "pipe.md": "named pipe",
         "zeros.txt": "200",
         "bomb.docx": "",
         "empty": "no files",

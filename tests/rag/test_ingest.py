@@ -169,6 +169,97 @@ def test_other_groups_for_the_same_file_replace_who_may_read_it(
     assert library.check() == []
 
 
+def test_without_groups_known_documents_keep_their_readers(library: Library, docs: Path) -> None:
+    library.ingest([docs / "roles.md"], groups=["admins"])
+    library.ingest([docs])
+    (docs / "roles.md").write_text("# Roles\n\nThe command REVOKE takes privileges away.\n")
+    report = library.ingest([docs])
+    assert (report.changed, report.readers_changed) == (1, 0)
+    assert all("roles.md" not in hit.passage.source for hit in library.search("REVOKE", k=50))
+    assert library.search("REVOKE", groups=["admins"])
+
+
+def test_readers_change_without_reading_the_file_again(library: Library, docs: Path) -> None:
+    library.ingest([docs])
+    report = library.ingest([docs], groups=["admins"])
+    assert (report.readers_changed, report.unchanged, report.changed) == (3, 3, 0)
+    assert library.search("role") == []
+    assert library.check() == []
+
+
+def test_readers_change_even_if_the_file_cannot_be_read_any_more(
+    library: Library, docs: Path
+) -> None:
+    library.ingest([docs])
+    (docs / "roles.md").write_bytes(b"\x00\x01" * 500)
+    report = library.ingest([docs / "roles.md"], groups=["admins"])
+    assert "keeps the text that it had" in report.failures[0].reason
+    assert all("roles.md" not in hit.passage.source for hit in library.search("role", k=50))
+
+
+def test_a_duplicate_comes_in_when_its_original_is_taken_from_its_readers(
+    library: Library, docs: Path
+) -> None:
+    (docs / "a.txt").write_text(LONG)
+    (docs / "copy.txt").write_text(LONG)
+    library.ingest([docs])
+    library.ingest([docs / "a.txt"], groups=["board"])
+    public = {Path(hit.passage.source).name for hit in library.search("word7 is followed", k=50)}
+    assert "copy.txt" in public
+    assert "a.txt" not in public
+    assert library.check() == []
+
+
+def test_nothing_is_pruned_below_a_folder_that_is_not_there(library: Library, docs: Path) -> None:
+    library.ingest([docs])
+    docs.rename(docs.with_name("unmounted"))
+    report = library.ingest([docs], prune=True)
+    assert (report.removed, len(report.failures)) == (0, 1)
+    assert len(sources(library)) == 3
+
+
+def test_prune_follows_a_pattern(library: Library, docs: Path) -> None:
+    pattern = str(docs / "*.md")
+    (docs / "other.md").write_text("# Other\n\nAnother text.\n")
+    library.ingest([pattern])
+    (docs / "roles.md").unlink()
+    assert library.ingest([pattern], prune=True).removed == 1
+    assert sources(library) == {"other.md"}
+
+
+def test_a_library_does_not_ingest_itself(library: Library, docs: Path) -> None:
+    library.ingest([docs.parent])
+    report = library.ingest([docs.parent])
+    assert (report.added, report.unchanged, report.failures) == (0, 3, [])
+
+
+def test_an_orphaned_document_that_is_no_file_comes_in_from_its_stored_text(
+    library: Library, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (docs / "a.txt").write_text(LONG)
+    library.ingest([docs])
+    library.ingest_bytes(LONG.encode(), name="note.txt")
+    assert sources(library, "duplicate") == {"note.txt"}
+    (docs / "a.txt").write_text("Something else altogether stands here now.")
+    monkeypatch.chdir(docs)
+    (docs / "note.txt").write_text("A file that only has the same name.")
+    library.ingest([docs / "a.txt"])
+    assert library.document("note.txt").text.strip() == LONG
+    assert "note.txt" in sources(library)
+    assert library.check() == []
+
+
+def test_many_duplicates_are_committed_in_parts(
+    library: Library, docs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pharos.rag.ingest.GROUP_DOCUMENTS", 4)
+    for i in range(10):
+        (docs / f"copy{i}.txt").write_text(LONG)
+    library.ingest([docs])
+    assert library._store.snapshot().manifest.generation >= 4
+    assert len(sources(library, "duplicate")) == 9
+
+
 def test_other_chunking_reads_everything_again(library: Library, docs: Path) -> None:
     library.ingest([docs])
     chunking = IngestConfig().chunking

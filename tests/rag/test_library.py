@@ -177,6 +177,14 @@ def test_check_finds_what_was_tampered_with(library: Library, docs: Path) -> Non
     assert any("its text is not the document's" in problem for problem in library.check())
 
 
+def test_check_says_that_damaged_tables_cannot_be_read(library: Library, docs: Path) -> None:
+    library.ingest([docs])
+    for path in (library.path / "tables" / "documents.lance" / "data").iterdir():
+        path.write_bytes(b"damaged")
+    (problem,) = Library.open(library.path, embedder=HashEmbedder(dim=256)).check()
+    assert "cannot be read" in problem
+
+
 def test_answers_are_the_same_twice(every_format: Library, facts: dict[str, str]) -> None:
     def fingerprint(answer: Answer) -> int:
         return zlib.crc32(repr((answer.answer, answer.citations)).encode())

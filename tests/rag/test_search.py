@@ -139,6 +139,7 @@ def test_no_query_is_taken_for_syntax(library: Library, docs: Path, query: str) 
         ({"query": "  "}, "the query is empty"),
         ({"query": "x" * 9000}, "9,000 characters"),
         ({"query": "x", "k": 0}, "k is 0"),
+        ({"query": "x", "k": 10**12}, "ask for 1 to 1,000"),
         ({"query": "x", "mode": "fast"}, "choose from hybrid, dense, bm25"),
     ],
 )

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pharos.core import Document, LibraryError, LockedError, Passage
+from pharos.core import Document, IntegrityError, LibraryError, LockedError, Passage
 from pharos.core.doubles import HashEmbedder
 from pharos.rag.check import problems
 from pharos.rag.schema import Batch, IndexedPassage, structure_columns
@@ -118,7 +119,8 @@ def kill_before_publishing(writer: Writer, batch: Batch) -> None:
 def test_a_library_killed_while_it_was_made_is_made_anew(tmp_path: Path) -> None:
     write(Store(tmp_path), batch_of(["a"]))
     (tmp_path / "manifest.json").unlink()
-    assert not Store(tmp_path).exists()
+    with pytest.raises(LibraryError, match="holds no library"):
+        Store(tmp_path).snapshot()
     write(Store(tmp_path), batch_of(["b"]))
     assert held(Store(tmp_path).snapshot()) == {"b"}
 
@@ -162,9 +164,9 @@ def test_indexing_changes_nothing_but_the_indexes(tmp_path: Path) -> None:
         write(store, batch_of([name]))
     before = held(store.snapshot())
     with open_writer(store) as writer:
-        assert writer.unindexed_passages() == 3
         writer.index()
-        assert writer.unindexed_passages() == 0
+    indexes = store.snapshot().passages.list_indices()
+    assert [index.num_unindexed_rows for index in indexes] == [0] * len(indexes)
     assert held(store.snapshot()) == before
     assert list(problems(store.snapshot())) == []
 
@@ -178,6 +180,45 @@ def test_a_library_that_is_already_indexed_is_not_written_to(tmp_path: Path) -> 
     with open_writer(store) as writer:
         writer.index()
     assert (tmp_path / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_reader_that_a_clean_up_overtook_reads_the_new_snapshot(tmp_path: Path) -> None:
+    store, reader = Store(tmp_path), Store(tmp_path)
+    write(store, batch_of(["a"]))
+    overtaken: list[Snapshot] = []
+
+    def query(snapshot: Snapshot) -> set[str]:
+        if not overtaken:
+            overtaken.append(snapshot)
+            write(store, batch_of(["b"]))
+            raise RuntimeError("Not found: data of a version that was cleaned up")
+        return held(snapshot)
+
+    assert reader.read(query) == {"a", "b"}
+
+
+def test_damaged_tables_are_an_error_that_names_the_folder(tmp_path: Path) -> None:
+    write(Store(tmp_path), batch_of(["a"]))
+    for path in (tmp_path / "tables" / "documents.lance" / "data").iterdir():
+        path.write_bytes(b"damaged")
+    with pytest.raises(IntegrityError, match="restore the folder from a backup"):
+        Store(tmp_path).read(lambda snapshot: snapshot.documents.to_arrow())
+
+
+def test_a_missing_table_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
+    write(Store(tmp_path), batch_of(["a"]))
+    shutil.rmtree(tmp_path / "tables" / "windows.lance")
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        Store(tmp_path).snapshot()
+
+
+def test_readers_change_in_every_table_at_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, batch_of("ab"))
+    write(store, Batch(readers={"a": '["hr"]'}))
+    snapshot = store.snapshot()
+    assert list(problems(snapshot)) == []
+    assert snapshot.manifest.reader_sets == {PUBLIC: 1, '["hr"]': 1}
 
 
 class StoreMachine(RuleBasedStateMachine):

@@ -30,11 +30,12 @@ from numpy.typing import NDArray
 from pharos.core import Embedder, Passage
 from pharos.data.chunking import Chunk, ChunkConfig, heading_prefix
 from pharos.data.deduplication import DEFAULT_THRESHOLD, NearDuplicates
-from pharos.data.discover import SourceFile, discover, path_of, source_of
+from pharos.data.discover import SourceFile, discover
 from pharos.data.parsing import ParseLimits
-from pharos.data.prepare import Prepared, hash_file, prepare
+from pharos.data.prepare import Prepared, Task, prepare
 from pharos.data.workers import WorkerLimits, run_isolated
 from pharos.rag.access import reader_set
+from pharos.rag.plan import RECORD_COLUMNS, Plan, Row, WorkItem, make_plan, orphans, prunable_roots
 from pharos.rag.report import Duplicate, Failure, IngestProgress, IngestReport
 from pharos.rag.schema import Batch, IndexedPassage, structure_columns
 from pharos.rag.store import Store, Writer
@@ -42,15 +43,13 @@ from pharos.rag.store import Store, Writer
 # Raised whenever parsing or cleaning changes what it makes of the same bytes.
 PARSER_VERSION = 1
 GROUP_WINDOWS = 512
+GROUP_CHARACTERS = 16_000_000
+GROUP_DOCUMENTS = 256
 EMBED_WINDOWS = 128
 # Searches slow down with every commit that is not yet compacted and indexed: by 40, noticeably.
 INDEX_EVERY_COMMITS = 40
 
-RECORD_COLUMNS = ["id", "source", "readers", "status", "duplicate_of", "size", "mtime_ns"]
-RECORD_COLUMNS += ["file_hash", "text_hash", "signature", "recipe"]
-
 OnProgress = Callable[[IngestProgress], None]
-Row = dict[str, Any]
 # A prepared file, its readers, and the document it duplicates with the similarity.
 Judged = tuple[Prepared, str, tuple[str, float] | None]
 
@@ -88,26 +87,6 @@ def document_id(source: str) -> str:
     return hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkItem:
-    """A file to read, and who may read what it becomes."""
-
-    file: SourceFile
-    readers: str
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run will do: remove the documents `removed`, then read the files of `work` in order.
-    `leaving` are the ids of all documents that are removed or replaced."""
-
-    work: list[WorkItem]
-    removed: set[str]
-    leaving: set[str]
-    unchanged: int
-    failures: list[Failure]
-
-
 class Known:
     """The documents of the library as duplicates are looked for among them."""
 
@@ -118,7 +97,9 @@ class Known:
 
     def add(self, document_id: str, readers: str, text_hash: str, signature: bytes) -> None:
         self._exact.setdefault((readers, text_hash), document_id)
-        self._near.setdefault(readers, NearDuplicates(self._threshold)).add(document_id, signature)
+        if readers not in self._near:
+            self._near[readers] = NearDuplicates(self._threshold)
+        self._near[readers].add(document_id, signature)
 
     def find(self, readers: str, text_hash: str, signature: bytes) -> tuple[str, float] | None:
         """The id of a document with this text and these readers, and the similarity."""
@@ -139,14 +120,14 @@ class Ingest:
         embedder: Embedder,
         tokenizer_file: Path,
         *,
-        groups: Iterable[str],
+        groups: Iterable[str] | None,
         config: IngestConfig,
         on_progress: OnProgress | None = None,
     ) -> None:
         self._store = store
         self._embedder = embedder
         self._tokenizer_file = tokenizer_file
-        self._readers = reader_set(groups)
+        self._readers = None if groups is None else reader_set(groups)
         self._config = config
         self._recipe = config.recipe()
         self._on_progress = on_progress or (lambda progress: None)
@@ -156,8 +137,7 @@ class Ingest:
     def run(self, paths: Sequence[str | Path], *, prune: bool = False) -> IngestReport:
         self._tell(stage="discover")
         found = discover(paths)
-        # Not resolve(): sources keep the symbolic links of the path they were found by.
-        roots = [Path(os.path.normpath(Path.cwd() / path)) for path in paths] if prune else []
+        roots = prunable_roots(paths) if prune else []
         failures = [Failure(source=source, reason=reason) for source, reason in found.failures]
         return self.run_files(found.files, roots=roots, failures=failures)
 
@@ -165,15 +145,18 @@ class Ingest:
         self,
         files: Sequence[SourceFile],
         *,
-        roots: Sequence[Path] = (),
+        roots: Sequence[str] = (),
         failures: Sequence[Failure] = (),
     ) -> IngestReport:
         """Ingest exactly `files`; documents below `roots` whose file is gone are removed."""
         started = time.monotonic()
         self._report.failures.extend(failures)
         with self._store.writer(encoder=self._embedder.name, dim=self._embedder.dim) as writer:
+            self._change_readers(writer, files)
             records = writer.read(RECORD_COLUMNS).to_pylist()
-            plan = self._plan(files, records, roots)
+            plan = make_plan(
+                files, records, roots=roots, recipe=self._recipe, readers=self._readers
+            )
             self._report.failures.extend(plan.failures)
             self._report.unchanged = plan.unchanged
             self._remove(writer, plan, records)
@@ -185,45 +168,24 @@ class Ingest:
         self._report.seconds = time.monotonic() - started
         return self._report
 
-    # Plan: from what the library knows, before any file is parsed.
-
-    def _plan(self, files: Sequence[SourceFile], records: list[Row], roots: Sequence[Path]) -> Plan:
-        by_source = {record["source"]: record for record in records}
-        work: dict[str, WorkItem] = {}
-        failures = []
-        for file in files:
-            record = by_source.get(file.source)
-            try:
-                if record is None or not self._is_unchanged(file, record):
-                    work[file.source] = WorkItem(file, self._readers)
-            except OSError as error:
-                failures.append(Failure(source=file.source, reason=_os_reason(error)))
-        unchanged = len(files) - len(work) - len(failures)
-        removed = {record["id"] for record in records if _is_gone(record["source"], roots)}
-        leaving = removed | {by_source[source]["id"] for source in work if source in by_source}
-        for record in records:
-            orphaned = record["status"] == "pending" or record["duplicate_of"] in leaving
-            if orphaned and record["id"] not in leaving:
-                try:
-                    work[record["source"]] = WorkItem(_stat(record["source"]), record["readers"])
-                    leaving.add(record["id"])
-                except OSError as error:
-                    reason = f"what it duplicated has changed, and itself: {_os_reason(error)}"
-                    failures.append(Failure(source=record["source"], reason=reason))
-        ordered = [work[source] for source in sorted(work)]
-        return Plan(ordered, removed, leaving, unchanged, failures)
-
-    def _is_unchanged(self, file: SourceFile, record: Row) -> bool:
-        same_recipe = (record["recipe"], record["readers"]) == (self._recipe, self._readers)
-        if not same_recipe or record["status"] == "pending" or record["size"] != file.size:
-            return False
-        return bool(
-            record["mtime_ns"] == file.mtime_ns or record["file_hash"] == hash_file(file.path)
-        )
+    def _change_readers(self, writer: Writer, files: Sequence[SourceFile]) -> None:
+        """Before anything is parsed, and whether or not it can be: who may no longer read a text
+        must not depend on the text. Nor may a duplicate be hidden by an original of others."""
+        if self._readers is None:
+            return
+        sources = {file.source for file in files}
+        records = writer.read(RECORD_COLUMNS).to_pylist()
+        changing = [r for r in records if r["source"] in sources and r["readers"] != self._readers]
+        if changing:
+            ids = {record["id"] for record in changing}
+            adrift = {record["id"] for record in changing if record["status"] == "duplicate"}
+            pending = orphans(records, ids) | adrift
+            writer.commit(Batch(readers=dict.fromkeys(ids, self._readers), pending=pending))
+            self._report.readers_changed = len(ids)
 
     def _remove(self, writer: Writer, plan: Plan, records: list[Row]) -> None:
         if plan.removed:
-            writer.commit(Batch(remove=plan.removed, pending=_orphans(records, plan.removed)))
+            writer.commit(Batch(remove=plan.removed, pending=orphans(records, plan.removed)))
             self._report.removed = len(plan.removed)
 
     # Do: parse in workers, embed and commit here.
@@ -241,11 +203,12 @@ class Ingest:
         )
         before = set(sources)
         done: set[str] = set()
-        for number, group in enumerate(self._groups(plan.work, known, sources), start=1):
+        groups = self._groups(self._prepare(plan.work, writer), known, sources)
+        for number, group in enumerate(groups, start=1):
             ids = {document_id(prepared.file.source) for prepared, _, _ in group}
             done |= ids
             # An orphan is read again later in this run; pending, it is so even if this run dies.
-            batch = Batch(remove=ids, pending=_orphans(records, ids) - done)
+            batch = Batch(remove=ids, pending=orphans(records, ids) - done)
             self._fill(batch, group)
             writer.commit(batch)
             self._count(group, num_changed=len(ids & before))
@@ -255,14 +218,13 @@ class Ingest:
                 self._tell(stage="ingest")
 
     def _groups(
-        self, work: Sequence[WorkItem], known: Known, sources: dict[str, str]
+        self, work: Iterator[tuple[Prepared, str]], known: Known, sources: dict[str, str]
     ) -> Iterator[list[Judged]]:
-        """Prepared files with their duplicate, if any, in runs of about `GROUP_WINDOWS` windows."""
+        """Prepared documents with the one that they duplicate, if any, in runs that are worth a
+        commit and fit into memory."""
         group: list[Judged] = []
-        num_windows = 0
-        readers_of = {item.file.source: item.readers for item in work}
-        for prepared in self._prepare([item.file for item in work]):
-            readers = readers_of[prepared.file.source]
+        num_windows = num_characters = 0
+        for prepared, readers in work:
             new_id = document_id(prepared.file.source)
             sources[new_id] = prepared.file.source
             found = known.find(readers, prepared.text_hash, prepared.signature)
@@ -271,14 +233,20 @@ class Ingest:
                 num_windows += sum(len(chunk.windows) for chunk in prepared.chunks)
             else:
                 self._report.duplicates.append(_duplicate(prepared, sources[found[0]], found[1]))
+            num_characters += len(prepared.document.text)
             group.append((prepared, readers, found))
-            if num_windows >= GROUP_WINDOWS:
+            if (
+                num_windows >= GROUP_WINDOWS
+                or num_characters >= GROUP_CHARACTERS
+                or len(group) >= GROUP_DOCUMENTS
+            ):
                 yield group
-                group, num_windows = [], 0
+                group, num_windows, num_characters = [], 0, 0
         if group:
             yield group
 
-    def _prepare(self, files: Sequence[SourceFile]) -> Iterator[Prepared]:
+    def _prepare(self, work: Sequence[WorkItem], writer: Writer) -> Iterator[tuple[Prepared, str]]:
+        """The documents of `work` with who may read them, prepared in workers, in order."""
         function = partial(
             prepare,
             tokenizer_file=self._tokenizer_file,
@@ -286,20 +254,24 @@ class Ingest:
             limits=self._config.parse_limits,
         )
         outcomes = run_isolated(
-            function, files, workers=self._config.num_workers, limits=self._config.worker_limits
+            function,
+            (_task(item, writer) for item in work),
+            workers=self._config.num_workers,
+            limits=self._config.worker_limits,
         )
-        for outcome in outcomes:
-            file = outcome.item
+        for item, outcome in zip(work, outcomes, strict=True):
             self._tell(
                 files_done=self._progress.files_done + 1,
-                bytes_done=self._progress.bytes_done + file.size,
-                current=file.source,
+                bytes_done=self._progress.bytes_done + item.file.size,
+                current=item.file.source,
             )
             if outcome.value is None:
                 reason = outcome.error or "no reason given"
-                self._report.failures.append(Failure(source=file.source, reason=reason))
+                if writer.has(document_id(item.file.source)):
+                    reason += "; the library keeps the text that it had"
+                self._report.failures.append(Failure(source=item.file.source, reason=reason))
             else:
-                yield outcome.value
+                yield outcome.value, item.readers
 
     def _fill(self, batch: Batch, group: list[Judged]) -> None:
         """Add the rows of the group to the batch; this is where the passages are embedded."""
@@ -366,6 +338,13 @@ class Ingest:
         self._on_progress(self._progress)
 
 
+def _task(item: WorkItem, writer: Writer) -> Task:
+    if item.stored is None:
+        return Task(file=item.file)
+    document = writer.document(item.stored["id"])
+    return Task(file=item.file, document=document, file_hash=item.stored["file_hash"])
+
+
 def _passages(prepared: Prepared) -> Iterator[tuple[Passage, str, Chunk]]:
     document = prepared.document
     owner = document_id(document.source)
@@ -391,32 +370,3 @@ def _duplicate(prepared: Prepared, original: str, similarity: float) -> Duplicat
         kind="exact" if similarity == 1.0 else "near",
         similarity=similarity,
     )
-
-
-def _orphans(records: list[Row], leaving: set[str]) -> set[str]:
-    """Documents that were left out because of one that is now leaving."""
-    return {record["id"] for record in records if record["duplicate_of"] in leaving}
-
-
-def _is_gone(source: str, roots: Sequence[Path]) -> bool:
-    """Whether the file of a document below one of `roots` no longer exists. A folder that cannot
-    be looked into is no proof."""
-    if not any(Path(source).is_relative_to(source_of(root)) for root in roots):
-        return False
-    try:
-        path_of(source).lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _stat(source: str) -> SourceFile:
-    path = path_of(source)
-    stat = path.stat()
-    return SourceFile(path=path, source=source, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
-
-
-def _os_reason(error: OSError) -> str:
-    return f"cannot be read: {error.strerror or error}"

@@ -3,12 +3,21 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pharos.core import Answer, Document, Embedder, Hit, LanguageModel, LibraryError, Place
+from pharos.core import (
+    Answer,
+    Document,
+    Embedder,
+    Hit,
+    IntegrityError,
+    LanguageModel,
+    LibraryError,
+)
 from pharos.data.discover import SourceFile
 from pharos.rag import search as retrieval
 from pharos.rag.access import PUBLIC, groups_of
@@ -16,10 +25,10 @@ from pharos.rag.answer import answer_question
 from pharos.rag.check import problems
 from pharos.rag.defaults import default_embedder, default_tokenizer_file
 from pharos.rag.ingest import Ingest, IngestConfig, OnProgress, document_id
+from pharos.rag.plan import orphans
 from pharos.rag.reader import ExtractiveReader
 from pharos.rag.report import IngestReport
 from pharos.rag.schema import (
-    DOCUMENTS,
     Batch,
     DocumentRecord,
     read_document,
@@ -81,7 +90,7 @@ class Library:
         self,
         paths: Iterable[str | Path],
         *,
-        groups: Sequence[str] = (PUBLIC,),
+        groups: Sequence[str] | None = None,
         prune: bool = False,
         config: IngestConfig | None = None,
         on_progress: OnProgress | None = None,
@@ -89,7 +98,8 @@ class Library:
         """Files, folders and globs into the library. Unchanged files are skipped, changed ones
         replaced and, with `prune`, documents below `paths` whose file is gone removed.
 
-        `groups` may read what is ingested. May be killed at any moment and run again. Raises
+        `groups` may read the files; without, known ones keep their readers and new ones are public.
+        May be killed at any moment and run again. Raises
         `LockedError` if another process is writing; a file that cannot be read is a line in the
         report, not an error.
         """
@@ -100,7 +110,7 @@ class Library:
         data: bytes,
         *,
         name: str,
-        groups: Sequence[str] = (PUBLIC,),
+        groups: Sequence[str] | None = None,
         config: IngestConfig | None = None,
         on_progress: OnProgress | None = None,
     ) -> IngestReport:
@@ -124,14 +134,16 @@ class Library:
     ) -> list[Hit]:
         """The `k` best passages that `groups` may read. `filters` compare document fields
         (`source`, `title`, `format`, and metadata), with `*` and `?` as in file names."""
-        return retrieval.search(
-            self._store.snapshot(),
-            self._compatible_embedder,
-            query,
-            k=k,
-            groups=groups,
-            filters=filters,
-            mode=mode,
+        return self._store.read(
+            lambda snapshot: retrieval.search(
+                snapshot,
+                self._compatible_embedder,
+                query,
+                k=k,
+                groups=groups,
+                filters=filters,
+                mode=mode,
+            )
         )
 
     def ask(
@@ -156,14 +168,18 @@ class Library:
         started = time.perf_counter()
         embedder = self._compatible_embedder()
         loaded = time.perf_counter()
-        hits = self.search(question, k=k, groups=groups, filters=filters)
+        hits, documents = self._store.read(
+            lambda snapshot: retrieval.search_with_structure(
+                snapshot, lambda: embedder, question, k=k, groups=groups, filters=filters
+            )
+        )
         searched = time.perf_counter()
         answer = answer_question(
             question,
             hits,
             reader=ExtractiveReader(embedder),
             embedder=embedder,
-            place_of=self._place_of,
+            place_of=lambda id_, offset: documents[id_].place_at(offset),
             model=model,
             threshold=threshold,
             on_text=on_text,
@@ -180,12 +196,20 @@ class Library:
     def documents(self) -> list[DocumentRecord]:
         """Every document, duplicates included, sorted by source."""
         columns = [name for name in DocumentRecord.__slots__ if name != "groups"]
-        rows = self._store.snapshot().documents.search().select([*columns, "readers"]).to_list()
+        rows = self._store.read(
+            lambda snapshot: snapshot.documents.search().select([*columns, "readers"]).to_list()
+        )
         return [_record(row) for row in sorted(rows, key=lambda row: row["source"])]
 
     def document(self, source: str) -> Document:
         """The parsed document that every offset refers to. `LibraryError` if it is not there."""
-        rows = self._rows(document_id(source), DOCUMENTS.names)
+        rows = self._store.read(
+            lambda snapshot: (
+                snapshot.documents.search()
+                .where(f"id IN {sql_list([document_id(source)])}")
+                .to_list()
+            )
+        )
         if not rows:
             raise LibraryError(f"{source} is not in {self.path}; pharos library list shows what is")
         return read_document(rows[0])
@@ -198,15 +222,17 @@ class Library:
         with self._store.writer(encoder=manifest.encoder, dim=manifest.dim) as writer:
             rows = writer.read(["id", "duplicate_of"]).to_pylist()
             present = ids & {row["id"] for row in rows}
-            orphans = {row["id"] for row in rows if row["duplicate_of"] in present}
             if present:
-                writer.commit(Batch(remove=present, pending=orphans - present))
+                writer.commit(Batch(remove=present, pending=orphans(rows, present)))
                 writer.index()
         return len(present)
 
     def check(self) -> list[str]:
         """One line for everything that does not add up; empty if the library is whole."""
-        return list(problems(self._store.snapshot()))
+        try:
+            return self._store.read(lambda snapshot: list(problems(snapshot)))
+        except IntegrityError as error:
+            return [str(error)]
 
     def stats(self) -> LibraryStats:
         manifest = self._store.snapshot().manifest
@@ -218,11 +244,14 @@ class Library:
             windows=manifest.windows,
             groups=tuple(sorted(groups)),
             encoder=manifest.encoder,
-            bytes=sum(f.stat().st_size for f in self.path.rglob("*") if f.is_file()),
+            bytes=_size_on_disk(self.path),
         )
 
     def _job(
-        self, groups: Sequence[str], config: IngestConfig | None, on_progress: OnProgress | None
+        self,
+        groups: Sequence[str] | None,
+        config: IngestConfig | None,
+        on_progress: OnProgress | None,
     ) -> Ingest:
         return Ingest(
             self._store,
@@ -242,17 +271,13 @@ class Library:
         self._store.snapshot().manifest.require_encoder(embedder.name, embedder.dim)
         return embedder
 
-    def _place_of(self, wanted_id: str, offset: int) -> Place:
-        """`Document.place_at` without reading the document's text."""
-        rows = self._rows(wanted_id, [name for name in DOCUMENTS.names if name != "text"])
-        return read_document({**rows[0], "text": ""}).place_at(offset) if rows else Place()
 
-    def _rows(self, wanted_id: str, columns: list[str]) -> list[dict[str, Any]]:
-        table = self._store.snapshot().documents
-        rows: list[dict[str, Any]] = (
-            table.search().where(f"id IN {sql_list([wanted_id])}").select(columns).to_list()
-        )
-        return rows
+def _size_on_disk(folder: Path) -> int:
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a writer replaces files
+            size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 def _record(row: dict[str, Any]) -> DocumentRecord:

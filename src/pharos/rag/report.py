@@ -38,13 +38,14 @@ class Failure:
 
 @dataclass(kw_only=True, slots=True)
 class IngestReport:
-    """`added`, `changed`, `unchanged`, `removed` count files of this run; `documents` and
-    `passages` what the library then holds."""
+    """`added`, `changed`, `unchanged`, `removed` and `readers_changed` count documents of this
+    run; `documents` and `passages` what the library then holds."""
 
     added: int = 0
     changed: int = 0
     unchanged: int = 0
     removed: int = 0
+    readers_changed: int = 0
     documents: int = 0
     passages: int = 0
     bytes: int = 0

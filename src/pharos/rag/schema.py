@@ -100,16 +100,15 @@ class IndexedPassage:
 
 @dataclass(kw_only=True, slots=True)
 class Batch:
-    """Everything one commit changes: rows of the documents in `remove` go, rows in the lists come.
-    A document that is replaced is both removed and added."""
+    """Everything one commit changes: rows of the documents in `remove` go, rows in the lists come;
+    a document that is replaced is both removed and added. Those in `readers` may from now on be
+    read by others, those in `pending` are to be looked at again by an ingest."""
 
     remove: set[str] = field(default_factory=set)
+    readers: dict[str, str] = field(default_factory=dict)
     documents: list[dict[str, Any]] = field(default_factory=list)
     passages: list[tuple[IndexedPassage, str]] = field(default_factory=list)
     pending: set[str] = field(default_factory=set)
-
-    def __bool__(self) -> bool:
-        return bool(self.remove or self.documents or self.pending)
 
 
 def structure_columns(document: Document) -> dict[str, str]:

@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
-from pharos.core import Embedder, Hit, Passage
+from pharos.core import Document, Embedder, Hit, Passage
 from pharos.rag.access import readable
 from pharos.rag.links import LEADING, lend
-from pharos.rag.schema import read_passage, sql_list
+from pharos.rag.schema import DOCUMENTS, read_document, read_passage, sql_list
 from pharos.rag.store import Snapshot
 from pharos.rag.vector_index import nearest
 
@@ -35,6 +35,7 @@ RRF_K = 60
 DEPTH = 100
 WINDOWS_PER_PASSAGE = 3
 MAX_QUERY_CHARACTERS = 8_000
+MAX_K = 1_000
 
 
 class Ranked(NamedTuple):
@@ -83,6 +84,24 @@ def search(
     best = _ordered(scores)[:k]
     passages = fetch(snapshot, best)
     return [Hit(passage=passages[id_], score=scores[id_], scores=parts[id_]) for id_ in best]
+
+
+def search_with_structure(
+    snapshot: Snapshot,
+    embedder: Callable[[], Embedder],
+    query: str,
+    *,
+    k: int,
+    groups: Sequence[str],
+    filters: Mapping[str, str] | None = None,
+) -> tuple[list[Hit], dict[str, Document]]:
+    """The hits, and by id their documents without the text, from the same snapshot: an answer that
+    takes its time still names the headings and pages of what it read."""
+    hits = search(snapshot, embedder, query, k=k, groups=groups, filters=filters)
+    ids = {hit.passage.document_id for hit in hits}
+    columns = [name for name in DOCUMENTS.names if name not in ("text", "signature")]
+    rows = snapshot.documents.search().where(f"id IN {sql_list(ids)}").select(columns).to_list()
+    return hits, {row["id"]: read_document({**row, "text": ""}) for row in (rows if ids else ())}
 
 
 def restriction(
@@ -218,7 +237,7 @@ def _check(query: str, k: int, mode: str) -> None:
             f"the query has {len(query):,} characters; "
             f"at most {MAX_QUERY_CHARACTERS:,} are searched for"
         )
-    if k < 1:
-        raise ValueError(f"k is {k}; ask for at least 1 passage")
+    if not 1 <= k <= MAX_K:
+        raise ValueError(f"k is {k}; ask for 1 to {MAX_K:,} passages")
     if mode not in ("hybrid", "dense", "bm25"):
         raise ValueError(f"unknown mode {mode!r}; choose from hybrid, dense, bm25")

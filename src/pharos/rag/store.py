@@ -6,12 +6,12 @@ manifest; if it is killed before, the next writer restores the tables to the man
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 import lancedb
@@ -19,18 +19,21 @@ import pyarrow as pa
 from lancedb.index import FTS, Bitmap, BTree
 from lancedb.table import Table
 
-from pharos.core import LibraryError, LockedError
+from pharos.core import Document, IntegrityError, LibraryError, LockedError
 from pharos.rag.manifest import Manifest
 from pharos.rag.schema import (
     DOCUMENTS,
     PASSAGES,
     Batch,
     passage_rows,
+    read_document,
     sql_list,
     window_rows,
     windows_schema,
 )
 from pharos.rag.vector_index import index_vectors
+
+Result = TypeVar("Result")
 
 TABLES = ("documents", "passages", "windows")
 KEEP_VERSIONS = timedelta(hours=1)
@@ -58,15 +61,27 @@ class Store:
         self._snapshot: Snapshot | None = None
         self._seen: tuple[int, int] | None = None
 
-    def exists(self) -> bool:
-        return Manifest.read(self.folder) is not None
-
     def snapshot(self) -> Snapshot:
         """The newest committed state; `LibraryError` if there is none."""
-        if self._snapshot is None or self._stamp() != self._seen:
-            self._seen = self._stamp()
+        stamp = self._stamp()
+        if self._snapshot is None or stamp != self._seen:
             self._snapshot = self._checkout()
+            self._seen = stamp
         return self._snapshot
+
+    def read(self, query: Callable[[Snapshot], Result]) -> Result:
+        """What `query` makes of the newest snapshot; once more if a writer cleaned that up
+        meanwhile. `IntegrityError` if the tables cannot be read."""
+        snapshot = self.snapshot()
+        try:
+            return query(snapshot)
+        except RuntimeError as error:
+            if self._stamp() == self._seen:
+                raise damaged(self.folder, error) from error
+        try:
+            return query(self.snapshot())
+        except RuntimeError as error:
+            raise damaged(self.folder, error) from error
 
     @contextmanager
     def writer(self, *, encoder: str, dim: int) -> Iterator["Writer"]:
@@ -105,10 +120,20 @@ class Store:
             )
         database = lancedb.connect(self.folder / "tables")
         tables = {}
-        for name in TABLES:
-            tables[name] = database.open_table(name)
-            tables[name].checkout(manifest.versions[name])
+        try:
+            for name in TABLES:
+                tables[name] = database.open_table(name)
+                tables[name].checkout(manifest.versions[name])
+        except (RuntimeError, ValueError) as error:
+            raise damaged(self.folder, error) from error
         return Snapshot(manifest, **tables)
+
+
+def damaged(folder: Path, error: Exception) -> IntegrityError:
+    return IntegrityError(
+        f"the tables in {folder} cannot be read ({str(error).splitlines()[0][:200]}): restore the "
+        f"folder from a backup, or remove it and ingest again"
+    )
 
 
 class Writer:
@@ -117,6 +142,7 @@ class Writer:
     def __init__(self, folder: Path, *, encoder: str, dim: int) -> None:
         self.folder = folder
         self._database = lancedb.connect(folder / "tables")
+        self._has_removed = False
         manifest = Manifest.read(folder)
         if manifest is None:
             self._create(encoder, dim)
@@ -142,6 +168,11 @@ class Writer:
             documents.delete(f"id IN {sql_list(known)}")
             passages.delete(f"document_id IN {sql_list(known)}")
             windows.delete(f"document_id IN {sql_list(known)}")
+        for readers in set(batch.readers.values()):
+            ids = {id_ for id_, new in batch.readers.items() if new == readers}
+            documents.update(where=f"id IN {sql_list(ids)}", values={"readers": readers})
+            for table in (passages, windows):
+                table.update(where=f"document_id IN {sql_list(ids)}", values={"readers": readers})
         pending = batch.pending & self._records.keys() - known
         if pending:
             documents.update(where=f"id IN {sql_list(pending)}", values={"status": "pending"})
@@ -150,7 +181,8 @@ class Writer:
         if batch.passages:
             passages.add(passage_rows(batch.passages))
             windows.add(window_rows(batch.passages, self.manifest.dim))
-        self._note(known, pending, batch.documents)
+        self._has_removed = self._has_removed or bool(known)
+        self._note(known, pending, batch)
         self._publish()
 
     def index(self) -> None:
@@ -168,13 +200,17 @@ class Writer:
             self.manifest = replace(self.manifest, trained_on=trained_on)
             self._publish()
 
-    def unindexed_passages(self) -> int:
-        return max(
-            index.num_unindexed_rows or 0 for index in self._table["passages"].list_indices()
-        )
+    def has(self, document_id: str) -> bool:
+        return document_id in self._records
+
+    def document(self, document_id: str) -> Document:
+        """The stored document; it must be there."""
+        rows = self._table["documents"].search().where(f"id IN {sql_list([document_id])}")
+        return read_document(rows.to_list()[0])
 
     def _is_stale(self, name: str) -> bool:
-        return any(index.num_unindexed_rows for index in self._table[name].list_indices())
+        unindexed = (index.num_unindexed_rows for index in self._table[name].list_indices())
+        return self._has_removed or any(unindexed)
 
     def _create(self, encoder: str, dim: int) -> None:
         for name in self._database.list_tables().tables:
@@ -211,12 +247,14 @@ class Writer:
         if stray:
             self._write(replace(self.manifest, versions=self._versions()))
 
-    def _note(self, removed: set[str], pending: set[str], added: list[dict[str, Any]]) -> None:
+    def _note(self, removed: set[str], pending: set[str], batch: Batch) -> None:
         for document_id in removed:
             del self._records[document_id]
+        for document_id, readers in batch.readers.items():
+            self._records[document_id]["readers"] = readers
         for document_id in pending:
             self._records[document_id]["status"] = "pending"
-        for row in added:
+        for row in batch.documents:
             self._records[row["id"]] = {
                 key: row[key] for key in ("id", "readers", "status", "num_passages")
             }
