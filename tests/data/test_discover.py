@@ -103,13 +103,13 @@ def test_a_missing_path_and_an_empty_folder_are_reported(tmp_path: Path) -> None
 def test_a_fifo_is_named_and_not_opened(tree: Path) -> None:
     os.mkfifo(tree / "pipe.txt")
     assert discover([tree]).failures == [
-        (str(tree / "pipe.txt"), "not a file but a FIFO; it is not read")
+        (str(tree / "pipe.txt"), "not a file but a named pipe; it is not read")
     ]
 
 
 def test_a_device_is_named_and_not_read() -> None:
     assert discover(["/dev/zero"]).failures == [
-        ("/dev/zero", "not a file but a device; it is not read")
+        ("/dev/zero", "not a file but a character device; it is not read")
     ]
 
 

@@ -12,15 +12,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pharos.data.file_kinds import kind_of
+
 SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules"})
 LIBRARY_MARKS = frozenset({"tables", "writer.lock"})  # a library must not take itself for documents
 _ESCAPE = re.compile(rb"\\x([89a-f][0-9a-f])")
-_KINDS = {
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +115,7 @@ class _Search:
         if kind == stat.S_IFREG:
             self._note(path, inode, status)
         elif kind != stat.S_IFDIR:
-            self._fail(path, f"not a file but {_KINDS.get(kind, 'something else')}; it is not read")
+            self._fail(path, f"not a file but {kind_of(status.st_mode)}; it is not read")
         elif inode in above:
             self._fail(path, "a symbolic link to a folder that it stands in; it is not followed")
         elif inode in self.entered:

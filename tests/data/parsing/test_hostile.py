@@ -40,9 +40,7 @@ def test_a_named_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) ->
         parse(tmp_path / "pipe.txt", source="s")
 
 
-@pytest.mark.parametrize(
-    ("path", "kind"), [("/dev/zero", "a character device"), ("/", "a directory")]
-)
+@pytest.mark.parametrize(("path", "kind"), [("/dev/zero", "a character device"), ("/", "a folder")])
 def test_devices_and_directories_are_refused(path: str, kind: str) -> None:
     with pytest.raises(DocumentError, match=f"is {kind}; only regular files are read"):
         parse(Path(path), source="s")

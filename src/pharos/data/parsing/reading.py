@@ -6,15 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pharos.core import DocumentError
+from pharos.data.file_kinds import kind_of
 from pharos.data.parsing.limits import ParseLimits
-
-_KINDS = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFCHR: "a character device",
-    stat.S_IFBLK: "a block device",
-    stat.S_IFSOCK: "a socket",
-}
 
 
 def read_file(path: Path, limits: ParseLimits, check_head: Callable[[bytes], None]) -> bytes:
@@ -47,8 +40,7 @@ def check_size(size: int, limits: ParseLimits) -> None:
 
 def _check_mode(mode: int) -> None:
     if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-        raise DocumentError(f"is {kind}; only regular files are read")
+        raise DocumentError(f"is {kind_of(mode)}; only regular files are read")
 
 
 def _open_without_blocking(path: str, flags: int) -> int:
