@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from pharos.core import Hit, Passage
 from pharos.core.doubles import HashEmbedder
+from pharos.data.sentences import split_sentences
+from pharos.rag import generate
 from pharos.rag.generate import (
     MAX_SOURCE_CHARACTERS,
     NOT_FOUND,
@@ -126,11 +128,39 @@ def test_a_sentence_is_out_as_soon_as_the_next_has_begun() -> None:
 
 
 @pytest.mark.parametrize(
+    "reply",
+    ["[1" * 10_000, "A. [" + "x" * 20_000, "\n" * 20_000, "A." + "\n" * 20_000, "a" * 20_000],
+)
+def test_a_hostile_stream_is_read_in_linear_work(
+    reply: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = 0
+
+    def counted(text: str) -> list[tuple[int, int]]:
+        nonlocal read
+        read += len(text)
+        return split_sentences(text)
+
+    monkeypatch.setattr(generate, "split_sentences", counted)
+    spoken(reply)
+    assert read < 100 * len(reply)
+
+
+def test_what_waits_too_long_for_its_end_is_cut_and_not_lost() -> None:
+    words = " ".join(f"word{n}" for n in range(5_000))
+    said = spoken(f"{words}. Yes [1]."[at : at + 7] for at in range(0, len(words) + 12, 7))
+    assert " ".join(text for text, _ in said) == f"{words}. Yes."
+    assert said[-1] == ("Yes.", (1,))
+
+
+@pytest.mark.parametrize(
     ("reply", "said"),
     [
         ("<think>\nHm. [1] Is it?\n</think>\n\nIt is.", "\n\nIt is."),
         ("\n <think></think>It is.", "It is."),
         ("<think>never done", ""),
+        ("<think>a</think", ""),
+        ("<think>/think>", ""),
         ("<thing> is a tag.", "<thing> is a tag."),
         ("<", "<"),
         ("", ""),

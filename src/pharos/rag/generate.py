@@ -18,6 +18,8 @@ from pharos.rag.verify import Claim, Verdict, Verifier, leading_markers, read_cl
 
 NOT_FOUND = "The sources do not answer this question."
 MAX_SOURCE_CHARACTERS = 14_000
+MAX_PENDING = 4_000
+"""Characters of a reply that wait for the end of their sentence; what is longer is cut."""
 
 _RULES = """\
 You answer questions from numbered sources, and from nothing else.
@@ -58,13 +60,20 @@ def build_prompt(
 
 def verified_sentences(pieces: Iterable[str], verifier: Verifier) -> Iterator[Verdict]:
     """Verify sentences as they are completed; the last one begun is always held back, since its
-    citation may still be on the way."""
-    pending = ""
+    citation may still be on the way.
+
+    What waits is read again only when it has grown by a share of its length, and never grows
+    beyond MAX_PENDING: the work is linear in the reply, whatever the model writes.
+    """
+    pending, enough = "", 0
     for piece in without_thoughts(pieces):
         pending += printable(piece)
+        if len(pending) < enough:
+            continue
         done = _complete_until(pending)
         yield from map(verifier.check, read_claims(pending[:done]))
         pending = pending[done:]
+        enough = 0 if done else len(pending) + len(pending) // 32
     yield from map(verifier.check, read_claims(pending))
 
 
@@ -73,16 +82,18 @@ def without_thoughts(pieces: Iterable[str]) -> Iterator[str]:
     models talk to themselves."""
     opening, closing = "<think>", "</think>"
     said = iter(pieces)
-    held = ""
+    held, thinking = "", False
     for piece in said:
-        held = (held + piece).lstrip()
-        thinking = held.startswith(opening)
+        held = held + piece if thinking else (held + piece).lstrip()
+        thinking = thinking or held.startswith(opening)
         if thinking and closing in held:
-            held = held.partition(closing)[2]
+            held, thinking = held.partition(closing)[2], False
             break
-        if not thinking and not opening.startswith(held):
+        if thinking:
+            held = held[-len(closing) :]  # it may have begun
+        elif not opening.startswith(held):
             break
-    if not held.startswith(opening):
+    if not thinking:
         yield held
     yield from said
 
@@ -104,12 +115,13 @@ def without_false_markers(text: str) -> str:
 
 def _complete_until(text: str) -> int:
     """The end of what cannot change any more: a sentence is complete, and so are the markers
-    behind it, once the next one has begun."""
+    behind it, once the next one has begun. Beyond MAX_PENDING, what may still change is cut."""
     *complete, (start, end) = split_sentences(text) or [(0, 0)]
     leading = leading_markers(text[start:end])
     growing = text[start + len(leading) : end]
     if not complete or not growing.strip() or _OPEN_MARKER.fullmatch(growing):
-        return 0
+        kept = complete[-1][1] if complete else len(text)
+        return kept if len(text) > MAX_PENDING else 0
     return start + len(leading) if leading else complete[-1][1]
 
 
