@@ -1,4 +1,7 @@
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -35,7 +38,7 @@ def test_json_is_one_object_whose_quotes_are_the_documents_text(pharos, library)
 def test_abstaining_exits_with_3_and_says_what_was_looked_at(pharos, library) -> None:
     run = pharos("ask", UNKNOWN, "--library", library)
     assert run.code == 3
-    assert "No answer" in run.out
+    assert "No answer from these documents" in run.out
     as_json = pharos("ask", UNKNOWN, "--library", library, "--json")
     assert as_json.code == 3
     assert json.loads(as_json.out)["answer"] is None
@@ -117,3 +120,47 @@ def test_an_endpoint_that_is_not_there_is_one_line(pharos, library) -> None:
     assert run.code == 1
     assert len(run.err.splitlines()) == 1
     assert "127.0.0.1:9" in run.err
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """One true sentence and one invented, whatever it is asked."""
+
+    def do_GET(self) -> None:
+        self.reply({"data": [{"id": "scripted"}]})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        text = "A role is dropped with the command DROP ROLE [1]. It was invented in Paris [1]."
+        message = {"role": "assistant", "content": text}
+        self.reply({"choices": [{"message": message, "finish_reason": "stop"}]})
+
+    def reply(self, value: object) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Endpoint) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+        thread.join()
+
+
+def test_what_a_model_invents_is_dropped_and_counted(pharos, library, endpoint) -> None:
+    run = pharos("ask", QUESTION, "--library", library, "--model", endpoint)
+    assert run.code == 0
+    assert run.out.startswith("A role is dropped with the command DROP ROLE. [1]\n")
+    assert "Paris" not in run.out
+    assert "not borne out by the sources: 1" in run.err
+    kept = pharos("ask", QUESTION, "--library", library, "--model", endpoint, "--keep-unsupported")
+    assert "Paris" in kept.out

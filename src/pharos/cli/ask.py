@@ -83,7 +83,7 @@ def ask(
     Exit codes: 0 answered, 3 abstained, 2 wrong use, 1 failure.
     """
     from pharos.cli.rendering import explain_answer, print_answer
-    from pharos.cli.terminal import print_json
+    from pharos.cli.terminal import print_json, say
     from pharos.rag import Library
 
     if not question.strip():
@@ -93,6 +93,7 @@ def ask(
     opened = Library.open(folder, create=bool(docs))
     if docs:
         bring_up_to_date(opened, docs, asker, prune=library is None)
+    is_streamed = model is not None and not as_json
     with language_model(model) as writer:
         answer = opened.ask(
             question,
@@ -102,11 +103,12 @@ def ask(
             model=writer,
             threshold=threshold,
             keep_unsupported=keep_unsupported,
+            on_text=say if is_streamed else None,
         )
     if as_json:
         print_json(answer_object(answer))
     else:
-        print_answer(answer)
+        print_answer(answer, is_said=is_streamed)
     if explain:
         explain_answer(answer)
     raise typer.Exit(ABSTAINED if answer.abstained else 0)

@@ -3,6 +3,7 @@
 A link goes only to a file that is there, never to an address that a document names.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from pharos.cli.terminal import (
     dedented,
     indented,
     messages,
+    note,
     one_line,
     printable,
     reflowed,
@@ -42,9 +44,8 @@ def place(source: str, title: str, headings: tuple[str, ...]) -> Text:
 def source_link(source: str, page: int | None) -> Text:
     """The document's name; a link to it (at its page) where it is a file on this machine."""
     shown = Text(shown_path(source))
-    path = Path(source)
-    if "\0" not in source and path.is_file():
-        uri = path.resolve().as_uri() + (f"#page={page}" if page is not None else "")
+    if os.path.isfile(source):  # noqa: PTH113 - Path.is_file raises where a name is too long
+        uri = Path(source).resolve().as_uri() + (f"#page={page}" if page is not None else "")
         shown.stylize(Style(link=uri))
     return shown
 
@@ -54,19 +55,30 @@ def position(page: int | None, start: int, end: int) -> str:
     return characters if page is None else f"page {page}, {characters}"
 
 
-def print_answer(answer: Answer) -> None:
-    """The answer and its numbered sources; or that there is none, and what was looked at."""
+def print_answer(answer: Answer, *, is_said: bool = False) -> None:
+    """The answer, unless it `is_said` already, and its numbered sources; or that there is none."""
     console = results()
     if answer.answer is None:
-        console.print(Text("No answer: the documents do not support one.", style="bold"))
-        if answer.looked_at:
-            console.print(Text(f"\nLooked at (confidence {answer.confidence:.2f} was too low):"))
-        print_citations(console, answer.looked_at, whole=False)
+        print_abstention(console, answer)
         return
-    for line in indented(Text(reflowed(answer.answer)), "", console):
-        console.print(line)
+    if not is_said:
+        for line in indented(Text(reflowed(answer.answer)), "", console):
+            console.print(line)
     console.print(Text(f"\nSources (confidence {answer.confidence:.2f}):"))
     print_citations(console, answer.citations)
+    if answer.unsupported:
+        note(f"not borne out by the sources: {len(answer.unsupported)} more; --explain shows them")
+
+
+def print_abstention(console: Console, answer: Answer) -> None:
+    """That there is no answer, why, and what was looked at."""
+    why = f"confidence {answer.confidence:.2f} is too low"
+    if answer.unsupported:
+        why = "they do not bear out what the model wrote"
+    console.print(Text(f"No answer from these documents: {why}.", style="bold"), soft_wrap=True)
+    if answer.looked_at:
+        console.print(Text("\nLooked at:"))
+    print_citations(console, answer.looked_at, whole=False)
 
 
 def print_citations(

@@ -56,6 +56,12 @@ def print_json(value: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
+def say(piece: str) -> None:
+    """A piece of an answer on stdout, at once."""
+    sys.stdout.write(printable(piece))
+    sys.stdout.flush()
+
+
 def note(text: str) -> None:
     """One message on stderr."""
     messages().print(Text(printable(text)), soft_wrap=True)
