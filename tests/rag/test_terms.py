@@ -49,6 +49,22 @@ def test_names_are_what_cannot_be_said_in_other_words() -> None:
     }
 
 
+def test_a_capital_within_a_word_tells_a_name() -> None:
+    assert names_of("getValue, eXtra, x2Y but neither word_two nor word2") == {
+        "getvalu",
+        "extra",
+        "x2y",
+    }
+
+
+def test_a_word_of_any_length_is_searched_for_names_in_one_pass() -> None:
+    """Quadratic work on so long a word would take hours."""
+    assert names_of("a" * 1_000_000) == set()
+    assert names_of("aA" * 500_000) == {"a" * 1_000_000}
+    assert names_of("A" * 1_000_000) == set()
+    assert names_of("_" * 1_000_000) == set()
+
+
 def test_a_name_may_be_inflected_but_not_another_one() -> None:
     assert unmentioned({"canadian"}, "a lake in Canada") == set()
     assert unmentioned({"austria"}, "a lake in Australia") == {"austria"}
