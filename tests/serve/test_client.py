@@ -357,16 +357,52 @@ def test_redirects_are_not_followed_and_the_key_stays_where_it_was_sent(
     assert "secret" not in str(caught.value)
 
 
-def test_the_key_comes_from_the_environment_ours_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def key_sent_to(url: str) -> str | None:
+    with ChatEndpoint(url) as model:
+        key: str | None = model._client.headers.get("authorization")
+        return key
+
+
+def test_our_key_goes_to_the_endpoint_that_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PHAROS_API_KEY", raising=False)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "theirs")
     with serving(lambda r: r.stream(piece("x", "stop"))) as (url, asked):
-        ask(url)
-        monkeypatch.setenv("OPENAI_API_KEY", "theirs")
         ask(url)
         monkeypatch.setenv("PHAROS_API_KEY", "ours")
         ask(url)
-    assert [r.headers["authorization"] for r in asked] == [None, "Bearer theirs", "Bearer ours"]
+    assert [r.headers["authorization"] for r in asked] == [None, "Bearer ours"]
+
+
+def test_openai_s_key_goes_to_openai_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PHAROS_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "theirs")
+    assert key_sent_to("https://api.openai.com/v1") == "Bearer theirs"
+    assert key_sent_to("https://API.OpenAI.com") == "Bearer theirs"
+    for other in (
+        "http://api.openai.com/v1",
+        "https://api.openai.com.example/v1",
+        "https://openai.com/v1",
+        "https://llm.example/api.openai.com",
+        "http://localhost:8000",
+    ):
+        assert key_sent_to(other) is None
+    monkeypatch.setenv("PHAROS_API_KEY", "ours")
+    assert key_sent_to("https://api.openai.com/v1") == "Bearer ours"
+
+
+def test_a_key_is_not_sent_where_it_could_be_read_on_its_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PHAROS_API_KEY", "ours")
+    for near in ("http://localhost:8000", "http://127.0.0.9:1", "http://[::1]:8000"):
+        assert key_sent_to(near) == "Bearer ours"
+    assert key_sent_to("https://llm.example/v1") == "Bearer ours"
+    for far in ("http://llm.example/v1", "http://192.168.0.7:8000", "http://localhost.example"):
+        with pytest.raises(EndpointError, match=r"not sent to .* over plain http.*https") as caught:
+            ChatEndpoint(far)
+        assert "ours" not in str(caught.value)
+    monkeypatch.delenv("PHAROS_API_KEY")
+    assert key_sent_to("http://192.168.0.7:8000") is None
 
 
 def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +413,16 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://x/v1", "http://", "file:///etc/passwd", "http://me:pw@x/v1"]
+    "url",
+    [
+        "localhost:8000",
+        "ftp://x/v1",
+        "http://",
+        "file:///etc/passwd",
+        "http://me:pw@x/v1",
+        "http://x:port/v1",
+        "http://[::1/v1",
+    ],
 )
 def test_an_address_that_cannot_be_one_is_refused(url: str) -> None:
     with pytest.raises(EndpointError, match="address"):

@@ -1,11 +1,13 @@
 """A language model behind any OpenAI-compatible endpoint.
 
 The endpoint is chosen by the user but not trusted: redirects are not followed, replies are bounded,
-and the API key (from the environment only) goes to the given address and nowhere else; proxies and
-`.netrc` are not consulted. A request is repeated only as long as nothing of its reply has been
-passed on, so that no text is ever doubled.
+and the API key (from the environment only) goes to the given address and nowhere else, nor over
+plain http beyond this machine; proxies and `.netrc` are not consulted. PHAROS_API_KEY is for any
+endpoint, OPENAI_API_KEY, which is often set for other programs, for OpenAI's own. A request is
+repeated only as long as nothing of its reply has been passed on, so that no text is ever doubled.
 """
 
+import ipaddress
 import os
 import ssl
 import time
@@ -33,6 +35,7 @@ from pharos.serve.wire import (
 MAX_RESPONSE_BYTES = 8 << 20
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _LONGEST_WAIT_S = 20.0
+_OPENAI_HOST = "api.openai.com"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +76,7 @@ class ChatEndpoint:
         timeout_s = self._config.timeout_s
         self._client = httpx.Client(
             timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s)),
-            headers=_headers(),
+            headers=_headers(self.base_url),
             verify=_certificates(),
             follow_redirects=False,
             trust_env=False,
@@ -219,14 +222,38 @@ class _NoReplyError(EndpointError):
     """The connection closed before a reply began: worth another attempt."""
 
 
-def _headers() -> dict[str, str]:
+def _headers(base_url: str) -> dict[str, str]:
     headers = {"Accept-Encoding": "identity", "User-Agent": "pharos"}
-    key = os.environ.get("PHAROS_API_KEY") or os.environ.get("OPENAI_API_KEY")
+    try:
+        key = _key_for(httpx.URL(base_url))  # read as the request will be
+    except httpx.InvalidURL as error:
+        raise EndpointError(f"'{base_url}' is not the address of an endpoint: {error}") from error
+    return headers | {"Authorization": f"Bearer {key}"} if key else headers
+
+
+def _key_for(url: httpx.URL) -> str | None:
+    """The key that may go to this endpoint; an error if it could be read on its way there."""
+    name = "PHAROS_API_KEY"
+    if not os.environ.get(name) and (url.scheme, url.host) == ("https", _OPENAI_HOST):
+        name = "OPENAI_API_KEY"
+    key = os.environ.get(name)
     if not key:
-        return headers
+        return None
     if not (key.isascii() and key.isprintable()):
-        raise EndpointError("PHAROS_API_KEY or OPENAI_API_KEY holds characters that no key has")
-    return headers | {"Authorization": f"Bearer {key}"}
+        raise EndpointError(f"{name} holds characters that no key has")
+    if url.scheme != "https" and not _is_loopback(url.host):
+        raise EndpointError(
+            f"{name} is not sent to {url.host} over plain http, where it could be read on its way: "
+            f"use an https address or a tunnel to localhost, or unset {name}"
+        )
+    return key
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _certificates() -> ssl.SSLContext | bool:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pharos.core import Completion, EndpointError, Message, SamplingParams
 
 _HINTS = {
-    401: "set PHAROS_API_KEY (or OPENAI_API_KEY) to a key that it accepts",
+    401: "set PHAROS_API_KEY to a key that it accepts",
     403: "the key may not use this model",
     404: "is '{model}' a model that it serves, and is the address its /v1? "
     "Choose a model by adding #NAME to the address",
@@ -21,7 +21,10 @@ _HINTS = {
 
 def base_of(url: str) -> tuple[str, str]:
     """The part of `url` before `/chat/completions`, with `/v1`, and the model after its `#`."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise EndpointError(f"'{url}' is not the address of an endpoint: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise EndpointError(
             f"'{url}' is not the address of an endpoint; it looks like http://localhost:8000/v1"
