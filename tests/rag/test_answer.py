@@ -114,6 +114,28 @@ def test_below_the_threshold_it_abstains_and_says_what_it_looked_at() -> None:
     assert 0.0 < answer.confidence < 1.0
 
 
+def test_what_was_looked_at_is_said_with_every_answer() -> None:
+    for replies in ((), ("It stood on the island of Pharos [1].",)):
+        answer, _ = ask([GOOD, EVIL], *replies)
+        assert not answer.abstained
+        assert answer.hits == (GOOD, EVIL)
+        assert {citation.document for citation in answer.looked_at} == {"good.txt", "evil.txt"}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("# Backing up\n\nThe server writes a full backup.\n", "The server writes a full backup."),
+        ("51.2.2. Tables\n\n51.2.3. Views\n", "51.2.2. Tables\n\n51.2.3. Views"),
+        ("Why is it " + "so " * 99 + "?", ("Why is it " + "so " * 50).rstrip()),
+        ("x" * 500 + "?", "x" * 160),
+    ],
+)
+def test_what_was_looked_at_is_enough_to_be_read(text: str, shown: str) -> None:
+    answer, _ = ask([hit_of(text, "other")], question="Boil an egg?", threshold=1.0)
+    assert [citation.quote for citation in answer.looked_at] == [shown]
+
+
 def test_an_abstention_does_not_bother_the_model() -> None:
     model = ScriptedModel(["Never said."])
     assert ask([GOOD], model=model, threshold=1.0)[0].abstained

@@ -129,8 +129,9 @@ class Citation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """`answer` is None when abstained; `looked_at` then says what was read, best first.
-    `unsupported` lists sentences a language model wrote that its sources do not bear out."""
+    """`answer` is None when abstained. `hits` are the passages that were read and `looked_at` what
+    of them was nearest to an answer, both best first. `unsupported` lists sentences a language
+    model wrote that its sources do not bear out."""
 
     question: str
     answer: str | None
@@ -138,6 +139,7 @@ class Answer:
     confidence: float
     citations: tuple[Citation, ...] = ()
     looked_at: tuple[Citation, ...] = ()
+    hits: tuple[Hit, ...] = ()
     unsupported: tuple[str, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 

@@ -5,10 +5,10 @@ verified as they come and cite the exact words that bear them out. In both, `[n]
 the n-th of its citations, and what a document says cannot look like such a marker.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 
 from pharos.core import (
     Answer,
@@ -16,12 +16,12 @@ from pharos.core import (
     Embedder,
     Hit,
     LanguageModel,
+    Passage,
     Place,
     Reader,
     SamplingParams,
     Span,
 )
-from pharos.data.sentences import split_sentences
 from pharos.rag.confidence import default_calibration, judge
 from pharos.rag.generate import (
     build_prompt,
@@ -30,6 +30,7 @@ from pharos.rag.generate import (
     verified_sentences,
     without_false_markers,
 )
+from pharos.rag.reader import can_answer, units
 from pharos.rag.verify import Verdict, Verifier
 
 PlaceOf = Callable[[str, int], Place]
@@ -38,6 +39,9 @@ OnText = Callable[[str], None]
 UNSUPPORTED_MARK = " [unsupported]"
 MAX_LOOKED_AT = 5
 MAX_REPLY_TOKENS = 1024
+_FEW_WORDS = 6
+_SOME_LEN = 160
+_SOME_TEXT = re.compile(rf".{{1,{_SOME_LEN}}}(?!\S)", re.DOTALL)
 
 
 def answer_question(
@@ -70,29 +74,24 @@ def answer_question(
     belief = judge(question, hits, spans)
     timings = {"read": _ms_since(clock)}
     confidence = belief.retrieved if model else belief.quoted
-    calibration = default_calibration()
-    least = threshold if threshold is not None else calibration.threshold
-    abstain = partial(
-        _abstention, question=question, hits=hits, spans=spans, place_of=place_of, timings=timings
-    )
-    if not spans or confidence < least:
-        return abstain(confidence=confidence)
+    least = default_calibration().threshold if threshold is None else threshold
+    believed = bool(spans) and confidence >= least
     draft = _Draft(place_of, on_text)
-    if model is None:
+    if believed and model is None:
         draft.quote(spans)
-    else:
+    elif believed and model:
         clock = time.perf_counter()
         verdicts = _ask(model, question, hits, embedder)
         confidence *= draft.write(verdicts, keep_unsupported=keep_unsupported)
         timings["generate"] = _ms_since(clock)
-    if not draft.citations:
-        return abstain(confidence=confidence, unsupported=draft.unsupported)
     return Answer(
         question=question,
-        answer=draft.text,
-        abstained=False,
+        answer=draft.text if draft.citations else None,
+        abstained=not draft.citations,
         confidence=confidence,
         citations=tuple(draft.citations),
+        looked_at=_looked_at(hits, spans, place_of),
+        hits=tuple(hits),
         unsupported=tuple(draft.unsupported),
         timings_ms=timings,
     )
@@ -177,36 +176,38 @@ def _cite(span: Span, place_of: PlaceOf) -> Citation:
 def _looked_at(
     hits: Sequence[Hit], spans: Sequence[Span], place_of: PlaceOf
 ) -> tuple[Citation, ...]:
-    """What was read: the best spans, then the beginnings of the passages that had none."""
+    """The best spans, then the beginnings of the passages that had none."""
     having = {span.passage.id for span in spans}
-    others = [_beginning(hit) for hit in hits if hit.passage.id not in having]
-    return tuple(_cite(span, place_of) for span in [*spans, *others][:MAX_LOOKED_AT])
+    others = [_beginning(hit.passage) for hit in hits if hit.passage.id not in having]
+    shown: list[Span] = []
+    for span in map(_readable, [*spans, *others]):
+        if len(shown) < MAX_LOOKED_AT and not any(_begins_within(span, one) for one in shown):
+            shown.append(span)
+    return tuple(_cite(span, place_of) for span in shown)
 
 
-def _beginning(hit: Hit) -> Span:
-    start, end = next(iter(split_sentences(hit.passage.text)), (0, len(hit.passage.text)))
-    return Span(passage=hit.passage, start=start, end=end, score=0.0)
+def _begins_within(span: Span, other: Span) -> bool:
+    return span.passage.id == other.passage.id and other.start <= span.start < other.end
 
 
-def _abstention(
-    *,
-    question: str,
-    hits: Sequence[Hit],
-    spans: Sequence[Span],
-    place_of: PlaceOf,
-    timings: dict[str, float],
-    confidence: float,
-    unsupported: Sequence[str] = (),
-) -> Answer:
-    return Answer(
-        question=question,
-        answer=None,
-        abstained=True,
-        confidence=confidence,
-        looked_at=_looked_at(hits, spans, place_of),
-        unsupported=tuple(unsupported),
-        timings_ms=timings,
-    )
+def _beginning(passage: Passage) -> Span:
+    """The first sentence that says something; some text if none does."""
+    able = (unit for unit in units(passage.text) if can_answer(passage, *unit))
+    start, end = next(able, (0, _end_of_some(passage.text, 0)))
+    return Span(passage=passage, start=start, end=end, score=0.0)
+
+
+def _readable(span: Span) -> Span:
+    """`span`, or some text from where it begins on if it is only a few words."""
+    if len(span.text.split()) >= _FEW_WORDS:
+        return span
+    return replace(span, end=max(span.end, _end_of_some(span.passage.text, span.start)))
+
+
+def _end_of_some(text: str, start: int) -> int:
+    """Where some text that begins at `start` ends, with a word if it has words."""
+    some = _SOME_TEXT.match(text, start)
+    return start + len(some[0].rstrip()) if some else min(len(text), start + _SOME_LEN)
 
 
 def _harmless(text: str) -> str:

@@ -158,7 +158,7 @@ def sentences_of(hits: Sequence[Hit]) -> list[Sentence]:
     for index, hit in enumerate(hits):
         passage = hit.passage
         before = tuple(places.get(passage.document_id, ()))
-        for position, (start, end) in enumerate(_units(passage.text)):
+        for position, (start, end) in enumerate(units(passage.text)):
             place = (passage.start + start, passage.start + end)
             text = passage.text[start:end]
             wording = " ".join(text.casefold().split())
@@ -167,7 +167,7 @@ def sentences_of(hits: Sequence[Hit]) -> list[Sentence]:
             wordings.add(wording)
             places.setdefault(passage.document_id, []).append(place)
             words = frozenset(terms(text))
-            able = bool(words) and _can_answer(passage, start, end)
+            able = bool(words) and can_answer(passage, start, end)
             sentences.append(Sentence(index, position, start, end, words, able))
     return sentences
 
@@ -218,7 +218,7 @@ def quoted(hits: Sequence[Hit], sentence: Sentence) -> str:
     return hits[sentence.hit].passage.text[sentence.start : sentence.end]
 
 
-def _units(text: str) -> list[tuple[int, int]]:
+def units(text: str) -> list[tuple[int, int]]:
     """Sentences, where one that ends in a colon takes what it introduces along."""
     units: list[tuple[int, int]] = []
     for start, end in split_sentences(text):
@@ -229,7 +229,7 @@ def _units(text: str) -> list[tuple[int, int]]:
     return units
 
 
-def _can_answer(passage: Passage, start: int, end: int) -> bool:
+def can_answer(passage: Passage, start: int, end: int) -> bool:
     """Not a heading, a question, or an introduction to something that is not there."""
     text = passage.text[start:end]
     return not (
