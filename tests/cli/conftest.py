@@ -49,8 +49,10 @@ Pharos = Callable[..., Run]
 
 
 @pytest.fixture
-def pharos(capsys: pytest.CaptureFixture[str]) -> Pharos:
-    """Runs a command line in this process: its exit code and what it wrote."""
+def pharos(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Pharos:
+    """Runs a command line in this process: its exit code and what it wrote into pipes."""
+    for variable in ("COLUMNS", "PHAROS_LIBRARY"):
+        monkeypatch.delenv(variable, raising=False)
 
     def run(*arguments: object) -> Run:
         capsys.readouterr()
