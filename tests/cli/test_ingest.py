@@ -1,6 +1,8 @@
 import io
 import json
 
+import pytest
+
 from pharos import Library
 
 
@@ -55,9 +57,49 @@ def test_the_library_is_where_the_environment_says(pharos, manuals, tmp_path, mo
 
 
 def test_if_no_file_could_be_read_it_is_a_failure(pharos, manuals, tmp_path) -> None:
-    run = pharos("ingest", manuals / "broken.pdf", "--library", tmp_path / "x.library")
+    folder = tmp_path / "x.library"
+    run = pharos("ingest", manuals / "broken.pdf", "--library", folder)
     assert run.code == 1
     assert "broken.pdf: " in run.out
+    assert pharos("ingest", manuals / "roles.md", "--library", folder).code == 0
+    run = pharos("ingest", tmp_path / "nowhere", "--library", folder)
+    assert run.code == 1
+    assert "nowhere: " in run.out
+    run = pharos("ingest", manuals / "roles.md", tmp_path / "nowhere", "--library", folder)
+    assert run.code == 0
+
+
+def test_readers_change_only_if_a_group_is_named(pharos, manuals, tmp_path) -> None:
+    folder, file = tmp_path / "x.library", manuals / "roles.md"
+
+    def readers(*groups: str) -> tuple[str, ...]:
+        assert pharos("ingest", file, "--library", folder, *groups).code == 0
+        (record,) = Library.open(folder).documents()
+        return record.groups
+
+    assert readers() == ("public",)
+    assert readers("--group", "legal", "--group", "audit") == ("audit", "legal")
+    assert readers() == ("audit", "legal")
+    run = pharos("ingest", file, "--library", folder, "--group", "public")
+    assert "1 with other readers" in run.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("-", "--prune"), "--prune is for folders"),
+        (("-", "other.md"), "- stands alone"),
+        (("docs", "--name", "foo"), "--name is for standard input"),
+        (("docs", "--group", " "), "--group needs a name"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_wrong_use(
+    pharos, tmp_path, arguments: tuple[str, ...], says: str
+) -> None:
+    run = pharos("ingest", *arguments, "--library", tmp_path / "x.library")
+    assert run.code == 2
+    assert says in run.err
+    assert not (tmp_path / "x.library").exists()
 
 
 def test_interrupted_it_says_that_the_library_is_whole_and_how_to_go_on(

@@ -163,6 +163,7 @@ def print_report(report: "IngestReport", folder: Path) -> None:
         "changed": report.changed,
         "unchanged": report.unchanged,
         "removed": report.removed,
+        "with other readers": report.readers_changed,
     }
     done = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
     console.print(Text(f"{done or 'nothing to do'} in {report.seconds:.1f} s"), soft_wrap=True)
