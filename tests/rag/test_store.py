@@ -1,6 +1,7 @@
-import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -131,19 +132,14 @@ def test_a_second_writer_is_refused_at_once_and_told_who_is_writing(tmp_path: Pa
         open_writer(Store(tmp_path)).__enter__()
 
 
-def _hold_lock_and_die(folder: Path, ready: Any) -> None:
-    with open_writer(Store(folder)):
-        ready.set()
-        os.kill(os.getpid(), 9)
-
-
 def test_the_lock_of_a_killed_writer_is_free(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    process = context.Process(target=_hold_lock_and_die, args=(tmp_path, ready))
-    process.start()
-    process.join()
-    assert ready.is_set()
+    program = (
+        "import os, sys; from pathlib import Path; from pharos.rag.store import Store\n"
+        "with Store(Path(sys.argv[1])).writer(encoder=sys.argv[2], dim=16):\n"
+        "    os.kill(os.getpid(), 9)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path), EMBEDDER.name]
+    assert subprocess.run(command, check=False).returncode == -9
     write(Store(tmp_path), batch_of(["a"]))
 
 

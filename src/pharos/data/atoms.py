@@ -176,11 +176,12 @@ def _slices(
 def _shape(atom: str) -> int:
     word = atom.lstrip()
     lead = atom[: len(atom) - len(word)]
-    shape = _SPACE if _SEPARATES.search(lead) else _NO_LEAD
-    if _BLANK_LINE.search(lead):
+    if not _SEPARATES.search(lead):  # a form feed does not, to the tokenizer
+        shape = _NO_LEAD
+    elif _BLANK_LINE.search(lead):
         shape = _BLANK
-    elif "\n" in lead:
-        shape = _NEWLINE
+    else:
+        shape = _NEWLINE if "\n" in lead else _SPACE
     if word[:1].islower():
         shape |= _STARTS_LOWER
     elif word and not word[0].isalpha():

@@ -62,8 +62,8 @@ def test_a_sentence_goes_on_across_a_page_and_its_halves_know_their_pages() -> N
 
     document = drawn(draw)
     assert document.text == "The lamp burns from dusk until dawn on every day of the year."
-    assert document.page_at(document.text.index("dusk")) == 1
-    assert document.page_at(document.text.index("dawn")) == 2
+    assert document.place_at(document.text.index("dusk")).page == 1
+    assert document.place_at(document.text.index("dawn")).page == 2
 
 
 def test_headers_footers_and_page_numbers_are_dropped() -> None:
@@ -171,4 +171,4 @@ def test_every_page_of_a_long_document_is_where_it_says() -> None:
         story += [Paragraph(f"About {word}. {PROSE * number}", BODY), PageBreak()]
     document = typeset(story)
     for number, word in enumerate(words, start=1):
-        assert document.page_at(document.text.index(f"About {word}.")) == number
+        assert document.place_at(document.text.index(f"About {word}.")).page == number
