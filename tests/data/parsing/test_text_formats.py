@@ -1,6 +1,7 @@
 """Formats whose source is the text: plain text, Markdown, reStructuredText, code, tables."""
 
 import pydoc_data.topics
+from pathlib import Path
 
 import pytest
 
@@ -51,12 +52,89 @@ def test_underlined_and_capital_lines_head_sections() -> None:
 
 def test_numbered_titles_head_sections_and_list_items_do_not() -> None:
     text = (
-        "Preamble.\n\n1. Terms and Definitions\n\nText.\n\n1.1 Scope\n\nMore.\n\n2. open the lid\n"
+        "Preamble.\n\n1. Terms and Definitions\n\nText.\n\n1.1 Scope\n\n1. open the lid\n2. wait\n"
     )
     assert paths(text, "a.txt") == [
         (),
         ("1. Terms and Definitions",),
         ("1. Terms and Definitions", "1.1 Scope"),
+    ]
+
+
+LICENCE_HEADINGS = [
+    "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION",
+    "1. Definitions.",
+    "2. Grant of Copyright License.",
+    "3. Grant of Patent License.",
+    "4. Redistribution.",
+    "5. Submission of Contributions.",
+    "6. Trademarks.",
+    "7. Disclaimer of Warranty.",
+    "8. Limitation of Liability.",
+    "9. Accepting Warranty or Additional Liability.",
+    "END OF TERMS AND CONDITIONS",
+]
+
+
+def test_headings_that_run_into_their_text_head_the_sections_of_a_licence() -> None:
+    licence = (Path(__file__).parents[3] / "LICENSE").read_text()
+    document = read(licence, "LICENSE")
+    assert [section.headings for section in document.sections] == [
+        (),
+        *((heading,) for heading in LICENCE_HEADINGS),
+    ]
+    (trademarks,) = (s for s in document.sections if s.headings == ("6. Trademarks.",))
+    text = document.text[trademarks.start : trademarks.end]
+    assert text.startswith("   6. Trademarks. This License does not grant permission")
+    assert text.rstrip().endswith("reproducing the content of the NOTICE file.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1. Open the lid. Then wait.\n\n2. Press the button. It glows.\n\n3. Close it. Done.\n",
+        "1. Stop. Look around.\n\n2. Wait. Count to ten.\n\n3. Go. Do not run.\n",
+        "1. Open the Lid. Then wait.\n2. Press the Button. Wait.\n3. Close the Lid. Done.\n",
+        "1. Doe J. On light. 1901.\n\n2. Roe JB. On sound. 1902.\n\n3. Poe E. On fog. 1903.\n",
+        "1. Doe, Jane. Light. 1901.\n\n2. Roe, Jim. Sound. 1902.\n\n3. Poe, Ed. Fog. 1903.\n",
+        "1. Grant of License. Text.\n\n2. Disclaimer of Warranty. Text.\n",
+        "4. Grant of License. A.\n\n5. Terms of Use. B.\n\n6. Limits of Use. C.\n",
+        "1. Grant of License. A.\n\n2. Terms of Use. B.\n\n3. the rest. C.\n",
+        "1. Grant of License. A.\n\n  2. Terms of Use. B.\n\n3. Limits of Use. C.\n",
+    ],
+)
+def test_ordinary_numbered_lists_head_nothing(text: str) -> None:
+    assert paths(text, "a.txt") == [()]
+
+
+def test_a_first_title_whose_successors_are_none_heads_nothing() -> None:
+    text = "1. Preparation\n\nWash it.\n\n2. Peel what is left, and cut it.\n\n3. Cook it.\n"
+    assert paths(text, "a.txt") == [()]
+
+
+def test_one_heading_among_many_need_not_be_written_like_a_title() -> None:
+    titles = ["Source Code.", "U.S. GOVERNMENT END USERS.", "Basic Permissions.", "Patents."]
+    headings = [f"{number}. {title}" for number, title in enumerate(titles)]
+    text = "\n\n".join(f"  {heading}\n\n  Text." for heading in headings)
+    assert paths(text, "a.txt") == [(heading,) for heading in headings]
+
+
+def test_a_list_within_a_numbered_section_leaves_the_headings_alone() -> None:
+    text = (
+        "1. Introduction\n\n1. wash\n2. peel\n\n3. cook\n\n"
+        "2. Results\n\nIt is well known since\n3. May 1901 that fog is wet.\n\n1. eat it\n\n"
+        "3. Outlook\n\n4 apples.\n"
+    )
+    assert paths(text, "a.txt") == [("1. Introduction",), ("2. Results",), ("3. Outlook",)]
+
+
+def test_a_table_of_contents_does_not_unmake_the_headings() -> None:
+    contents = "1. Introduction\n2. Results, at length\n3. Outlook\n\n"
+    body = "1. Introduction\n\nText.\n\n2. Results\n\nText.\n\n3. Outlook\n\nText.\n"
+    assert paths(contents + body, "a.txt")[1:] == [
+        ("1. Introduction",),
+        ("2. Results",),
+        ("3. Outlook",),
     ]
 
 
