@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -67,7 +68,9 @@ def collect(
 ) -> list[Example]:
     reader = ExtractiveReader(embedder)
     examples = []
-    for question, held_out in questions:
+    for number, (question, held_out) in enumerate(questions):
+        if number % 500 == 0:
+            print(f"{number} of {len(questions)} questions asked", file=sys.stderr)
         hits = found_for(library, question)
         spans = reader.read(question.text, hits)
         if not spans:
