@@ -7,6 +7,7 @@ LanceDB and rich when they run.
 
 import sys
 from collections.abc import Sequence
+from traceback import walk_tb
 from typing import Annotated
 
 import typer
@@ -65,14 +66,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=None if arguments is None else list(arguments), prog_name="pharos")
     except PharosError as error:
         _fail(str(error))
+    except ValueError as error:
+        if not is_wrong_use(error):
+            raise
+        _fail(str(error), code=2)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except MemoryError:
         _fail("out of memory: close other programs, or ingest fewer and smaller files at a time")
 
 
-def _fail(message: str) -> None:
+def is_wrong_use(error: ValueError) -> bool:
+    """Whether Pharos refused a value with a message of its own. What other code raises, or a kind
+    of ValueError that is about data, is a mistake of ours, whose traceback must be seen."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    return type(error) is ValueError and frames[-1].startswith("pharos.")
+
+
+def _fail(message: str, *, code: int = 1) -> None:
     from pharos.cli.terminal import note, one_line
 
     note(f"pharos: {one_line(message)}")
-    sys.exit(1)
+    sys.exit(code)
