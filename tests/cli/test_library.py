@@ -59,6 +59,16 @@ def test_remove_takes_a_document_out(pharos, manuals, tmp_path) -> None:
     assert left.source.endswith("backup.md")
 
 
+def test_removing_what_is_not_there_names_it_and_fails(pharos, manuals, tmp_path) -> None:
+    folder = tmp_path / "x.library"
+    Library.open(folder).ingest([manuals / "roles.md"])
+    run = pharos("library", "remove", manuals / "roles.md", "nosuch", "--library", folder)
+    assert run.code == 1
+    assert "removed 1 of 2" in run.err
+    assert f"not in {folder}: nosuch;" in run.err
+    assert Library.open(folder).documents() == []
+
+
 def test_a_whole_library_checks_out(pharos, library) -> None:
     run = pharos("library", "check", "--library", library)
     assert run.code == 0

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pharos.cli.options import JsonOption, LibraryOption, library_folder
+from pharos.core import LibraryError
 
 if TYPE_CHECKING:
-    from pharos.rag import Library
+    from collections.abc import Iterable
+
+    from pharos.rag import DocumentRecord, Library
 
 DOCUMENT_HELP = "As `pharos library list` names it."
 
@@ -70,7 +73,7 @@ def show(
     from pharos.cli import rendering, terminal
 
     library = opened(folder)
-    source = source_in(library, source)
+    source = source_in(library.documents(), source)
     document = library.document(source)
     if span is not None:
         start, end = span_of(span, len(document.text))
@@ -87,10 +90,10 @@ def show(
         rendering.print_document(document)
 
 
-def source_in(library: "Library", named: str) -> str:
+def source_in(documents: "Iterable[DocumentRecord]", named: str) -> str:
     """The document's name in the library: as given, else the path that it is from here."""
     absolute = os.path.normpath(Path.cwd() / named)
-    sources = {record.source for record in library.documents()}
+    sources = {record.source for record in documents}
     return absolute if named not in sources and absolute in sources else named
 
 
@@ -121,8 +124,14 @@ def remove(
     from pharos.cli import terminal
 
     library = opened(folder)
-    count = library.remove([source_in(library, source) for source in sources])
-    terminal.note(f"removed {count} of {len(sources)} documents")
+    documents = library.documents()
+    named = {source_in(documents, source) for source in sources}
+    absent = named - {record.source for record in documents}
+    terminal.note(f"removed {library.remove(named - absent)} of {len(named)} documents")
+    if absent:
+        raise LibraryError(
+            f"not in {library.path}: {', '.join(sorted(absent))}; pharos library list shows what is"
+        )
 
 
 @library.command()
