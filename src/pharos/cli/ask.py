@@ -16,6 +16,7 @@ from pharos.cli.options import (
     metadata_filters,
     reader_groups,
 )
+from pharos.core import DocumentError
 
 if TYPE_CHECKING:
     from pharos.core import Answer, Citation, LanguageModel
@@ -83,18 +84,24 @@ def ask(
     Exit codes: 0 answered, 3 abstained, 2 wrong use, 1 failure.
     """
     from pharos.cli.rendering import explain_answer, print_answer
-    from pharos.cli.terminal import print_json, say
+    from pharos.cli.terminal import note, print_json, saying
     from pharos.rag import Library
 
     if not question.strip():
         raise typer.BadParameter("the question is empty; ask something")
+    if keep_unsupported and model is None:
+        raise typer.BadParameter("--keep-unsupported needs --model: what is quoted is borne out")
     asker, wanted = reader_groups(groups), metadata_filters(filters)
     folder = library_folder(library) if library or not docs else docs_folder(docs, asker)
     opened = Library.open(folder, create=bool(docs))
-    if docs:
-        bring_up_to_date(opened, docs, asker, prune=library is None)
+    if docs and library:
+        bring_up_to_date(opened, docs, groups=None, prune=False)
+    elif docs:
+        if not folder.exists():
+            note(f"kept for the next question, and safe to delete: {folder}")
+        bring_up_to_date(opened, docs, groups=asker, prune=True)
     is_streamed = model is not None and not as_json
-    with language_model(model) as writer:
+    with language_model(model) as writer, saying() as say:
         answer = opened.ask(
             question,
             k=k,
@@ -115,13 +122,18 @@ def ask(
 
 
 def bring_up_to_date(
-    library: "Library", docs: list[str], groups: tuple[str, ...], *, prune: bool
+    library: "Library", docs: list[str], *, groups: tuple[str, ...] | None, prune: bool
 ) -> None:
-    """Ingest `docs`; what could not be read is said on stderr, the question is asked anyway."""
-    from pharos.cli.ingest import ingest_with_bars
+    """Ingest `docs`; what could not be read is said on stderr. Raises DocumentError if nothing
+    could, for then there is nothing to ask."""
+    from pharos.cli.ingest import ingest_with_bars, nothing_read
     from pharos.cli.terminal import note
 
     report = ingest_with_bars(library, docs, groups=groups, prune=prune, transient=True)
+    if nothing_read(report):
+        first, *others = report.failures
+        more = f" (and {len(others):,} more)" if others else ""
+        raise DocumentError(f"nothing could be read: {first.source}: {first.reason}{more}")
     for failure in report.failures:
         note(f"not read: {failure.source}: {failure.reason}")
 
@@ -131,7 +143,7 @@ def language_model(url: str | None) -> "AbstractContextManager[LanguageModel | N
         return nullcontext()
     from pharos.serve import ChatEndpoint
 
-    return ChatEndpoint(url)
+    return ChatEndpoint.connect(url)
 
 
 def docs_folder(docs: list[str], groups: tuple[str, ...]) -> Path:

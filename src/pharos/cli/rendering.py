@@ -143,14 +143,19 @@ def print_question(question: str) -> None:
 
 
 def explain_answer(answer: Answer) -> None:
-    """On stderr: the times, the passages that were read, the sentences that were dropped."""
+    """On stderr: the times, the passages that were read with their scores, what of them was
+    nearest to an answer, the sentences that were dropped."""
     console = messages()
     times = ", ".join(f"{stage} {ms:.0f} ms" for stage, ms in answer.timings_ms.items())
     console.print(Text(f"\nConfidence {answer.confidence:.3f}; {times}"), soft_wrap=True)
+    for hit in answer.hits:
+        where = position(hit.passage.page, hit.passage.start, hit.passage.end)
+        line = f"  read {shown_path(hit.passage.source)}, {where}, score {hit.score:.4f}"
+        console.print(Text(f"{line}: {explained(hit.scores)}", style="dim"), soft_wrap=True)
     for citation in answer.looked_at:
         where = position(citation.page, citation.start, citation.end)
-        line = f"  read ({citation.score:.3f}) {shown_path(citation.document)}, {where}"
-        console.print(Text(line, style="dim"), soft_wrap=True)
+        line = f"  nearest ({citation.score:.3f}) {shown_path(citation.document)}, {where}"
+        console.print(Text(f"{line}: {excerpt(citation.quote, 60)}", style="dim"), soft_wrap=True)
     for sentence in answer.unsupported:
         console.print(Text(f"  not borne out: {one_line(sentence)}"), soft_wrap=True)
 

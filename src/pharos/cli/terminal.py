@@ -10,7 +10,8 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,23 @@ def print_json(value: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def say(piece: str) -> None:
-    """A piece of an answer on stdout, at once."""
-    sys.stdout.write(printable(piece))
-    sys.stdout.flush()
+@contextmanager
+def saying() -> Iterator[Callable[[str], None]]:
+    """Yields what writes pieces of an answer on stdout, at once; their line is ended even if the
+    answer breaks off."""
+    said = False
+
+    def say(piece: str) -> None:
+        nonlocal said
+        said = True
+        sys.stdout.write(printable(piece))
+        sys.stdout.flush()
+
+    try:
+        yield say
+    finally:
+        if said:
+            say("\n")
 
 
 def note(text: str) -> None:
