@@ -116,6 +116,12 @@ def test_what_the_asker_may_not_read_does_not_reach_the_model(library: Library, 
     assert all("DROP ROLE removes" not in m.content for asked in model.asked for m in asked)
 
 
+def test_who_may_read_nothing_gets_no_answer(library: Library, docs: Path) -> None:
+    library.ingest([docs], groups=["admins"])
+    answer = library.ask("What does DROP ROLE do?", threshold=0.0)
+    assert (answer.abstained, answer.looked_at) == (True, ())
+
+
 def test_a_document_is_found_by_its_source_only(library: Library, docs: Path) -> None:
     library.ingest([docs])
     assert library.document(str(docs / "roles.md")).title == "Roles"

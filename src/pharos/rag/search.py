@@ -98,10 +98,12 @@ def search_with_structure(
     """The hits, and by id their documents without the text, from the same snapshot: an answer that
     takes its time still names the headings and pages of what it read."""
     hits = search(snapshot, embedder, query, k=k, groups=groups, filters=filters)
+    if not hits:
+        return [], {}
     ids = {hit.passage.document_id for hit in hits}
     columns = [name for name in DOCUMENTS.names if name not in ("text", "signature")]
     rows = snapshot.documents.search().where(f"id IN {sql_list(ids)}").select(columns).to_list()
-    return hits, {row["id"]: read_document({**row, "text": ""}) for row in (rows if ids else ())}
+    return hits, {row["id"]: read_document({**row, "text": ""}) for row in rows}
 
 
 def restriction(
