@@ -28,13 +28,7 @@ from benchmarks.peers import load_peers, sentence_transformer, versions
 from numpy.typing import NDArray
 
 from pharos.data.tokenizer import load_tokenizer
-from pharos.ops.int8 import (
-    SYMMETRIC,
-    has_vnni,
-    int8_matmul,
-    pack_int8_weight,
-    quantize_weight,
-)
+from pharos.ops.int8 import has_vnni, int8_matmul, pack_int8_weight, quantize_weight
 from pharos.specialists import Precision, SentenceEncoder, load_encoder
 from pharos.specialists.embed import best_precision
 
@@ -200,7 +194,7 @@ def peak_gigaflops(precision: Precision, clock: Clock, size: int = 2048) -> floa
     if precision == "int8":
         a_u8 = torch.randint(0, 255, (size, size), dtype=torch.uint8)
         weight, scale = quantize_weight(torch.randn(size, size))
-        product = partial(int8_matmul, a_u8, SYMMETRIC, pack_int8_weight(weight), scale)
+        product = partial(int8_matmul, a_u8, pack_int8_weight(weight), scale)
     else:
         a = torch.randn(size, size).to(torch.bfloat16 if precision == "bf16" else torch.float32)
         product = partial(torch.matmul, a, a)

@@ -8,7 +8,6 @@ from pharos.models.bert import Bert
 from pharos.models.doubles import tiny_bert
 from pharos.ops import pack
 from pharos.quant import Int8Linear, convert_bf16, convert_int8
-from pharos.quant.swap import Place
 
 Convert = Callable[[Bert], Bert]
 
@@ -33,9 +32,9 @@ def test_no_plain_linear_is_left(convert: Convert) -> None:
 
 def test_int8_without_hardware_for_it_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     linear, x_NI = nn.Linear(64, 32).requires_grad_(False), torch.randn(5, 64)
-    here = Int8Linear(linear, Place(before_gelu=True))(x_NI)
+    here = Int8Linear(linear, gelu=True)(x_NI)
     monkeypatch.setattr("pharos.quant.int8.has_vnni", lambda: False)
-    elsewhere = Int8Linear(linear, Place(before_gelu=True))
+    elsewhere = Int8Linear(linear, gelu=True)
     assert not elsewhere.fast
     torch.testing.assert_close(elsewhere(x_NI), here, atol=1e-4, rtol=1e-4)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pharos.ops import can_pack, pack_weight, packed_linear
-from pharos.quant.swap import Place, swap_linears
+from pharos.quant.swap import swap_linears
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -15,9 +15,9 @@ M = TypeVar("M", bound=nn.Module)
 class PackedLinear(nn.Module):
     """A frozen linear, with or without a GELU after it, in oneDNN's layout."""
 
-    def __init__(self, linear: nn.Linear, place: Place) -> None:
+    def __init__(self, linear: nn.Linear, gelu: bool) -> None:
         super().__init__()
-        self.gelu = place.before_gelu
+        self.gelu = gelu
         self.bias_O = linear.bias.detach()
         self.packed_OI = pack_weight(linear.weight.detach())
 

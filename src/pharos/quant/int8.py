@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from pharos.ops.int8 import (
-    MOSTLY_POSITIVE,
-    SYMMETRIC,
     has_vnni,
     int8_matmul,
     pack_int8_weight,
@@ -18,7 +16,7 @@ from pharos.ops.int8 import (
     quantize_rows,
     quantize_weight,
 )
-from pharos.quant.swap import Place, swap_linears
+from pharos.quant.swap import swap_linears
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -26,20 +24,21 @@ M = TypeVar("M", bound=nn.Module)
 class Int8Linear(nn.Module):
     """A frozen linear in eight bits, with or without a GELU after it."""
 
-    def __init__(self, linear: nn.Linear, place: Place) -> None:
+    def __init__(self, linear: nn.Linear, gelu: bool) -> None:
         super().__init__()
         weight_OI, self.scale_O = quantize_weight(linear.weight.detach())
         self.fast = has_vnni() and weight_OI.device.type == "cpu"
         self.weight_OI = pack_int8_weight(weight_OI) if self.fast else weight_OI
-        self.bias_O = linear.bias.detach()
-        self.gelu = place.before_gelu
-        self.zero_point = MOSTLY_POSITIVE if place.after_gelu else SYMMETRIC
+        sums_O = weight_OI.float().sum(dim=1) * self.scale_O
+        self.sums_and_bias_2O = torch.stack([sums_O, linear.bias.detach()])
+        self.gelu = gelu
 
     def forward(self, x_NI: Tensor) -> Tensor:
-        q_NI, scale_N1 = quantize_rows(x_NI, self.zero_point)
+        q_NI, scale_N1, lowest_N1 = quantize_rows(x_NI)
         matmul = int8_matmul if self.fast else plain_int8_matmul
-        y_NO = matmul(q_NI, self.zero_point, self.weight_OI, self.scale_O)
-        y_NO = y_NO.mul_(scale_N1).add_(self.bias_O)
+        y_NO = matmul(q_NI, self.weight_OI, self.scale_O).mul_(scale_N1)
+        lowest_and_one_N2 = torch.cat([lowest_N1, torch.ones_like(lowest_N1)], dim=1)
+        y_NO = y_NO.addmm_(lowest_and_one_N2, self.sums_and_bias_2O)
         return gelu(y_NO) if self.gelu else y_NO
 
 

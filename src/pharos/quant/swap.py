@@ -1,20 +1,11 @@
 """Walking a model to exchange its linears; the model's own file does not know."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from torch import nn
 
-
-class Place(NamedTuple):
-    """What stands directly around a linear in its `nn.Sequential`."""
-
-    after_gelu: bool = False
-    before_gelu: bool = False
-
-
-Make = Callable[[nn.Linear, Place], nn.Module]
-"""Makes the replacement of a linear, which has to apply the GELU that it stands before."""
+Make = Callable[[nn.Linear, bool], nn.Module]
+"""Makes the replacement of a linear; the flag says that it has to apply a GELU as well."""
 
 
 def swap_linears(model: nn.Module, make: Make) -> None:
@@ -30,8 +21,7 @@ def _swap_children(parent: nn.Module, make: Make) -> None:
     gelus = [in_order and _is_exact_gelu(child) for _, child in children]
     for i, (name, child) in enumerate(children):
         if isinstance(child, nn.Linear):
-            after, before = any(gelus[max(i - 1, 0) : i]), any(gelus[i + 1 : i + 2])
-            setattr(parent, name, make(child, Place(after_gelu=after, before_gelu=before)))
+            setattr(parent, name, make(child, any(gelus[i + 1 : i + 2])))
         elif gelus[i] and i > 0 and isinstance(children[i - 1][1], nn.Linear):
             setattr(parent, name, nn.Identity())
 
