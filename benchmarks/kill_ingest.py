@@ -23,7 +23,11 @@ from pharos.core import LibraryError
 from pharos.rag import Library
 from pharos.rag.store import Store
 
-PHAROS = [sys.executable, "-c", "from pharos.cli import main; main()"]
+# Commits are made smaller, so that a small corpus has many for a kill to fall between.
+PROGRAM = (
+    "from pharos.rag import ingest; ingest.GROUP_WINDOWS = 32; from pharos.cli import main; main()"
+)
+PHAROS = [sys.executable, "-c", PROGRAM]
 
 
 @dataclass(frozen=True, slots=True)
