@@ -69,8 +69,10 @@ def matches(shown: str, printed: str) -> bool:
 
 
 def loose(text: str) -> str:
-    """Scores and times all alike, and blanks too, since columns move with the numbers in them."""
-    lines = [re.sub(r"\s+", " ", line).rstrip() for line in text.splitlines()]
+    """Scores and times all alike; blanks and bars too, since they move with the numbers' widths."""
+    lines = [
+        re.sub(r"[━╸╺]+", "━", re.sub(r"\s+", " ", line)).rstrip() for line in text.splitlines()
+    ]
     return re.sub(r"\d+\.\d+|\d+:\d\d:\d\d", "0.0", "".join(f"{line}\n" for line in lines))
 
 
