@@ -1,7 +1,7 @@
 """Tensor functions, each a fast version with a plain twin beside it."""
 
-from pharos.ops.attention import packed_attention, plain_packed_attention
 from pharos.ops.linear import can_pack, pack_weight, packed_linear, plain_linear
+from pharos.ops.packed_attention import packed_attention, plain_packed_attention
 from pharos.ops.packing import Packed, Run, mean_pool, pack
 
 __all__ = [
