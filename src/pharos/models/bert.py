@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pharos.core.errors import ModelError
+from pharos.models.weight_map import Joined, One, Source, under
 from pharos.ops import Packed, Run, packed_attention
 
 
@@ -138,12 +139,13 @@ LAYER = {
 }
 
 
-def hugging_face_names(config: BertConfig) -> dict[str, tuple[str, ...]]:
-    """Our parameter to the checkpoint's tensors that, one after another, make it up."""
-    names: dict[str, tuple[str, ...]] = {ours: (theirs,) for ours, theirs in EMBEDDINGS.items()}
+def weight_map(config: BertConfig, prefix: str = "") -> dict[str, Source]:
+    """Our parameters, and the checkpoint's tensors below `prefix` that make them up."""
+    parts = under(prefix, EMBEDDINGS)
     for i in range(config.num_hidden_layers):
         for ours, theirs in LAYER.items():
             for kind in ("weight", "bias"):
-                parts = tuple(f"encoder.layer.{i}.{part}.{kind}" for part in theirs)
-                names[f"layers.{i}.{ours}.{kind}"] = parts
-    return names
+                names = tuple(f"{prefix}encoder.layer.{i}.{part}.{kind}" for part in theirs)
+                source = One(*names) if len(names) == 1 else Joined(names)
+                parts[f"layers.{i}.{ours}.{kind}"] = source
+    return parts

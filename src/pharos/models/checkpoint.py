@@ -1,4 +1,4 @@
-"""Weights from safetensors files into a module, with every mismatch named."""
+"""Weights from safetensors files into a module and back, with every mismatch named."""
 
 import hashlib
 import json
@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pharos.core.errors import ModelError
+from pharos.models.weight_map import Source, WeightMap
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+MAX_SHARD_BYTES = 5_000_000_000
 
 
 def sha256_of(path: Path) -> str:
@@ -103,51 +105,129 @@ class Uninitialized(TorchFunctionMode):
 def load_weights(
     module: nn.Module,
     weights: Mapping[str, Tensor],
-    names: Mapping[str, Sequence[str]],
+    weight_map: WeightMap,
     *,
     ignore: Iterable[str] = (),
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Give `module` its parameters. `names` says which tensors, joined along their first dimension,
-    make up each; tensors whose names start with one of `ignore` may be left over.
+    """Give `module` its parameters, in `dtype` (default: as they are). `weight_map` says which
+    tensors make up each; tensors whose names start with one of `ignore` may be left over.
 
-    The parameters are replaced, not copied into. Raises ModelError naming all that is missing, left
-    over, or of another shape.
+    The parameters are replaced, not copied into: a tensor that is taken as it is stays in the file
+    that it is mapped from. Raises ModelError naming all that is missing, left over, or of another
+    shape.
     """
-    problems = _missing(weights, names) + _left_over(weights, names, tuple(ignore))
-    problems = problems or _misshapen(module, weights, names)
+    problems = _missing(weights, weight_map) + _left_over(weights, weight_map, tuple(ignore))
+    problems = problems or _misshapen(module, weights, weight_map)
     if problems:
-        raise ModelError("the weights do not fit the model: " + "; ".join(problems))
-    state = {ours: _joined([weights[name] for name in theirs]) for ours, theirs in names.items()}
-    module.load_state_dict(state, assign=True)
-    module.requires_grad_(False)
+        raise ModelError("the weights do not fit the model: " + _in_short(problems))
+    for ours, source in weight_map.items():
+        tensor = source.read([weights[name] for name in source.names])
+        if tensor.is_floating_point():
+            tensor = tensor.to(dtype or tensor.dtype)
+        owner, _, leaf = ours.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
 
 
-def _missing(weights: Mapping[str, Tensor], names: Mapping[str, Sequence[str]]) -> list[str]:
-    wanted = {name for theirs in names.values() for name in theirs}
-    return [f"{name} is missing" for name in sorted(wanted - weights.keys())]
+def save_weights(
+    module: nn.Module,
+    folder: Path,
+    weight_map: WeightMap,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """The module's parameters under the checkpoint's names: one file, or shards with an index.
+
+    The files take their names only once they are whole; those of an earlier save are replaced.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = _shards(module, weight_map, max_shard_bytes)
+    names = [WEIGHTS_FILE]
+    if len(shards) > 1:
+        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    for name, shard in zip(names, shards, strict=True):
+        tensors = {theirs: tensor for part in shard for theirs, tensor in _written(module, part)}
+        save_file(tensors, folder / f"{name}.part", metadata={"format": "pt"})
+    for name in names:
+        (folder / f"{name}.part").replace(folder / name)
+    if len(shards) > 1:
+        _write_index(folder, module, dict(zip(names, shards, strict=True)))
+    _remove_older_weights(folder, keep=set(names))
+
+
+Part = tuple[str, Source]
+"""A parameter's name and the tensors that it is written as."""
+
+
+def _shards(module: nn.Module, weight_map: WeightMap, max_bytes: int) -> list[list[Part]]:
+    """The parameters in order, as many per shard as fit."""
+    shards: list[list[Part]] = [[]]
+    room = max_bytes
+    for ours, source in weight_map.items():
+        size = module.get_parameter(ours).nbytes
+        if size > room and shards[-1]:
+            shards.append([])
+            room = max_bytes
+        shards[-1].append((ours, source))
+        room -= size
+    return shards
+
+
+def _written(module: nn.Module, part: Part) -> list[tuple[str, Tensor]]:
+    ours, source = part
+    tensors = source.write(module.get_parameter(ours).detach().cpu())
+    return [(name, tensor.contiguous()) for name, tensor in zip(source.names, tensors, strict=True)]
+
+
+def _write_index(folder: Path, module: nn.Module, shards: Mapping[str, Sequence[Part]]) -> None:
+    weight_map = {
+        theirs: file
+        for file, parts in shards.items()
+        for _, source in parts
+        for theirs in source.names
+    }
+    total = sum(module.get_parameter(ours).nbytes for parts in shards.values() for ours, _ in parts)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _remove_older_weights(folder: Path, keep: set[str]) -> None:
+    for path in folder.glob("model*.safetensors"):
+        if path.name not in keep:
+            path.unlink()
+    if keep == {WEIGHTS_FILE}:
+        (folder / INDEX_FILE).unlink(missing_ok=True)
+
+
+def _missing(weights: Mapping[str, Tensor], weight_map: WeightMap) -> list[str]:
+    return [f"{name} is missing" for name in sorted(_wanted(weight_map) - weights.keys())]
 
 
 def _left_over(
-    weights: Mapping[str, Tensor], names: Mapping[str, Sequence[str]], ignore: tuple[str, ...]
+    weights: Mapping[str, Tensor], weight_map: WeightMap, ignore: tuple[str, ...]
 ) -> list[str]:
-    wanted = {name for theirs in names.values() for name in theirs}
-    extra = sorted(name for name in weights.keys() - wanted if not name.startswith(ignore))
-    return [f"{name} is unexpected" for name in extra]
+    extra = sorted(weights.keys() - _wanted(weight_map))
+    return [f"{name} is unexpected" for name in extra if not name.startswith(ignore)]
+
+
+def _wanted(weight_map: WeightMap) -> set[str]:
+    return {name for source in weight_map.values() for name in source.names}
 
 
 def _misshapen(
-    module: nn.Module, weights: Mapping[str, Tensor], names: Mapping[str, Sequence[str]]
+    module: nn.Module, weights: Mapping[str, Tensor], weight_map: WeightMap
 ) -> list[str]:
     problems = []
-    for ours, parameter in module.state_dict().items():
-        shapes = [tuple(weights[name].shape) for name in names[ours]]
-        rest = {shape[1:] for shape in shapes}
-        rows = sum(shape[0] for shape in shapes if shape)
-        if rest != {tuple(parameter.shape[1:])} or rows != parameter.shape[0]:
-            found = " + ".join(f"{n} {s}" for n, s in zip(names[ours], shapes, strict=True))
-            problems.append(f"{found}: the model has {tuple(parameter.shape)}")
+    for ours, parameter in module.named_parameters():
+        source = weight_map[ours]
+        wanted = source.shapes(tuple(parameter.shape))
+        for name, shape in zip(source.names, wanted, strict=True):
+            found = tuple(weights[name].shape)
+            if found != shape:
+                problems.append(f"{name} is {found}; the model has {shape}")
     return problems
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+def _in_short(problems: Sequence[str], most: int = 12) -> str:
+    more = [f"and {len(problems) - most} more"] if len(problems) > most else []
+    return "; ".join([*problems[:most], *more])

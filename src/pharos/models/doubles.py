@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pharos.models.bert import Bert, BertConfig, hugging_face_names
+from pharos.models.bert import Bert, BertConfig, weight_map
 
 TINY = BertConfig(
     vocab_size=50,
@@ -24,7 +24,7 @@ def tiny_bert(seed: int = 0) -> Bert:
 def tiny_checkpoint(seed: int = 0) -> dict[str, Tensor]:
     state = tiny_bert(seed).state_dict()
     weights = {}
-    for ours, theirs in hugging_face_names(TINY).items():
-        for name, part in zip(theirs, state[ours].chunk(len(theirs)), strict=True):
+    for ours, source in weight_map(TINY).items():
+        for name, part in zip(source.names, source.write(state[ours]), strict=True):
             weights[name] = part.clone()
     return weights

@@ -24,7 +24,7 @@ from torch import nn
 
 from pharos.core.errors import ModelError
 from pharos.data.tokenizer import load_tokenizer
-from pharos.models.bert import IGNORED_WEIGHTS, Bert, BertConfig, hugging_face_names
+from pharos.models.bert import IGNORED_WEIGHTS, Bert, BertConfig, weight_map
 from pharos.models.checkpoint import (
     WEIGHTS_FILE,
     Uninitialized,
@@ -165,8 +165,7 @@ def _load_bert(folder: Path) -> Bert:
     config = BertConfig.from_hugging_face(read_config(folder))
     with Uninitialized():
         bert = Bert(config)
-    names = hugging_face_names(config)
-    load_weights(bert, read_weights(folder), names, ignore=IGNORED_WEIGHTS)
+    load_weights(bert, read_weights(folder), weight_map(config), ignore=IGNORED_WEIGHTS)
     return bert
 
 

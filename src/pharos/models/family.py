@@ -1,0 +1,83 @@
+"""What a file of an architecture says about itself, so that a checkpoint finds its way to it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import nn
+
+from pharos.models.config import ModelConfig
+from pharos.models.weight_map import Source
+
+Task = Literal[
+    "body",
+    "causal_lm",
+    "seq2seq_lm",
+    "masked_lm",
+    "next_sentence",
+    "sequence_classification",
+    "token_classification",
+    "question_answering",
+    "reward",
+]
+
+ARCHITECTURES: Mapping[str, Task] = {
+    "Model": "body",
+    "ForCausalLM": "causal_lm",
+    "LMHeadModel": "causal_lm",
+    "ForConditionalGeneration": "seq2seq_lm",
+    "ForMaskedLM": "masked_lm",
+    "ForNextSentencePrediction": "next_sentence",
+    "ForSequenceClassification": "sequence_classification",
+    "ForTokenClassification": "token_classification",
+    "ForQuestionAnswering": "question_answering",
+}
+"""The ending of a Hugging Face class name, and the task that it is for."""
+
+
+class Model(nn.Module):
+    """A body, or a body with a head: a module that has a config, and says where its parameters
+    stand in a checkpoint."""
+
+    config: Any
+
+    def weight_map(self, prefix: str) -> dict[str, Source]:
+        """`prefix` is what the body's tensors have in front of their names in the checkpoint."""
+        raise NotImplementedError
+
+
+class Body(Model):
+    """From token ids to hidden states."""
+
+    embedding: nn.Embedding
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """`model_types` gives each `model_type` the beginning of its class names. `prefix` stands
+    before the names of the body's tensors in a checkpoint that has a head. `tasks` gives each task
+    its module, made of the body. `ignored` are patterns of tensors that a file may hold beside.
+    """
+
+    model_types: Mapping[str, str]
+    config: type[ModelConfig]
+    body: Callable[[Any], Body]
+    prefix: str
+    tasks: Mapping[Task, Callable[[Any], Model]]
+    ignored: tuple[str, ...] = ()
+    endings: Mapping[Task, str] = field(default_factory=dict)
+    """Where the family's class names end in another way than most (`GPT2LMHeadModel`)."""
+
+    def architecture(self, model_type: str, task: Task) -> str:
+        """The Hugging Face class that a checkpoint of this task is for."""
+        shown: Task = "sequence_classification" if task == "reward" else task
+        usual = next(ending for ending, named in ARCHITECTURES.items() if named == shown)
+        return self.model_types[model_type] + self.endings.get(shown, usual)
+
+    def task_of(self, architecture: str) -> Task | None:
+        """The task that a Hugging Face class is for, or None if it is not one of the family's."""
+        for name in self.model_types.values():
+            ending = architecture.removeprefix(name)
+            if architecture.startswith(name) and ending in ARCHITECTURES:
+                return ARCHITECTURES[ending]
+        return None

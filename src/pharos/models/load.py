@@ -1,0 +1,139 @@
+"""A model's folder in Hugging Face layout to a module, and back.
+
+model = load_model("path/to/llama")
+save_model(model, "somewhere/else")
+"""
+
+import importlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pharos.core.errors import ModelError
+from pharos.models.checkpoint import (
+    MAX_SHARD_BYTES,
+    WEIGHTS_FILE,
+    Uninitialized,
+    load_weights,
+    read_config,
+    read_weights,
+    save_weights,
+    verify_sha256,
+)
+from pharos.models.family import Family, Model, Task
+from pharos.models.resolve import find_model
+
+FAMILY_FILES = {
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "llama",
+    "qwen3": "llama",
+}
+"""By `model_type`, the file of the architecture."""
+
+
+def family_of(model_type: object) -> Family:
+    """Raises ModelError for a `model_type` that no file is for."""
+    if not isinstance(model_type, str) or model_type not in FAMILY_FILES:
+        known = ", ".join(sorted(FAMILY_FILES))
+        raise ModelError(f"config.json: unknown model_type {model_type!r}; known are {known}")
+    module = importlib.import_module(f"pharos.models.{FAMILY_FILES[model_type]}")
+    family: Family = module.FAMILY
+    return family
+
+
+def load_model(
+    name: str | Path,
+    *,
+    task: Task | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> Model:
+    """The model of that name (see `models.resolve.find_model`), ready to run.
+
+    `task` chooses the head (default: the one that `config.json` names under `architectures`).
+    `dtype` converts the weights (default: as they are in the file); what is not converted stays
+    memory-mapped. Raises ModelError for a folder whose parts do not fit, naming what does not.
+    """
+    found = find_model(str(name))
+    raw = read_config(found.path)
+    if found.sha256 is not None:
+        verify_sha256(found.path / WEIGHTS_FILE, found.sha256)
+    family = family_of(raw.get("model_type"))
+    chosen = task or _task_in(raw, family)
+    model = build_model(raw, chosen)
+    weights = read_weights(found.path)
+    prefix = family.prefix if any(key.startswith(family.prefix) for key in weights) else ""
+    weight_map = model.weight_map(prefix)
+    ignored = [re.compile(pattern) for pattern in family.ignored]
+    wanted = {name for source in weight_map.values() for name in source.names}
+    if chosen == "body":
+        ignored.append(re.compile(f"(?!{re.escape(prefix)})"))
+    kept = {
+        key: tensor
+        for key, tensor in weights.items()
+        if key in wanted or not any(pattern.match(key) for pattern in ignored)
+    }
+    load_weights(model, kept, weight_map, dtype=dtype)
+    return model.eval().to(device)
+
+
+def build_model(raw: Mapping[str, Any], task: Task) -> Model:
+    """The module that a `config.json` describes, its weights still to be loaded."""
+    family = family_of(raw.get("model_type"))
+    config = family.config.from_hugging_face(raw)
+    if task != "body" and task not in family.tasks:
+        known = ", ".join(["body", *family.tasks])
+        raise ModelError(f"a {config.model_type} has no head for {task!r}; choose from {known}")
+    try:
+        with Uninitialized():
+            body = family.body(config)
+            return body if task == "body" else family.tasks[task](body)
+    except RuntimeError as error:
+        raise ModelError(
+            f"config.json: a network of these sizes cannot be built: {error}"
+        ) from error
+
+
+def save_model(model: Model, folder: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+    """`config.json` and `model.safetensors` (or shards of it), as Hugging Face's libraries read
+    them. Other files in the folder stay."""
+    folder = Path(folder)
+    config = model.config
+    family = family_of(config.model_type)
+    task = _task_of(model, family)
+    save_weights(
+        model,
+        folder,
+        model.weight_map("" if task == "body" else family.prefix),
+        max_shard_bytes=max_shard_bytes,
+    )
+    dtype = next(model.parameters()).dtype
+    raw = config.to_hugging_face() | {
+        "architectures": [family.architecture(config.model_type, task)],
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+
+
+def _task_in(raw: Mapping[str, Any], family: Family) -> Task:
+    architectures = raw.get("architectures")
+    named = architectures[0] if isinstance(architectures, list) and architectures else ""
+    task = family.task_of(named) if isinstance(named, str) else None
+    if task is None:
+        raise ModelError(
+            f"config.json: architectures is {architectures!r}, which tells no head that is known; "
+            f"name the task: {', '.join(['body', *family.tasks])}"
+        )
+    return task
+
+
+def _task_of(model: Model, family: Family) -> Task:
+    for task, head in family.tasks.items():
+        if type(model) is head:
+            return task
+    return "body"
