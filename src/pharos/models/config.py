@@ -5,16 +5,20 @@ The fields of a config have the file's names, or the usual ones where a family h
 for settings that would make another network (`FIXED`): those must have the one value built here.
 """
 
+import reprlib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, Self
+from dataclasses import MISSING, dataclass, fields, replace
+from types import UnionType
+from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
 
 from pharos.core.errors import ModelError
 
 LARGEST = 2**40
 LARGEST_WIDTH = 2**24
 MOST_LAYERS = 4096
+MOST_LABELS = 2**20
 
+C = TypeVar("C", bound="ModelConfig")
 TokenIds = int | tuple[int, ...] | None
 
 
@@ -22,8 +26,8 @@ TokenIds = int | tuple[int, ...] | None
 class ModelConfig:
     """A model's sizes. Raises ModelError for what no network can have, before memory is asked for.
 
-    `num_labels` is the width of a classifier on top, `initializer_range` the standard deviation of
-    new weights.
+    `labels` are the names of the classes of a classifier on top, `initializer_range` is the
+    standard deviation of new weights.
     """
 
     RENAMED: ClassVar[Mapping[str, str]] = {}
@@ -39,17 +43,20 @@ class ModelConfig:
     bos_token_id: int | None = None
     eos_token_id: TokenIds = None
     pad_token_id: int | None = None
-    num_labels: int = 2
+    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int) and not -LARGEST < value < LARGEST:
-                raise ModelError(f"config.json: {field.name} is {value}; no model is that large")
+            shown = self.RENAMED.get(field.name, field.name)
+            _check_value(shown, getattr(self, field.name), field.type)
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
             most = MOST_LAYERS if name == "num_hidden_layers" else LARGEST_WIDTH
             if not 1 <= (value := getattr(self, name)) <= most:
                 raise ModelError(f"config.json: {name} is {value}; it must be 1 to {most:,}")
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.labels)
 
     @classmethod
     def from_hugging_face(cls, raw: Mapping[str, Any]) -> Self:
@@ -82,10 +89,10 @@ class ModelConfig:
         raw = {
             self.RENAMED.get(field.name, field.name): getattr(self, field.name)
             for field in fields(self)
-            if field.name not in ("num_labels", *self.own_fields())
+            if field.name not in ("labels", *self.own_fields())
         }
-        labels = {str(i): f"LABEL_{i}" for i in range(self.num_labels)}
-        raw |= {"id2label": labels, "label2id": {label: int(i) for i, label in labels.items()}}
+        raw["id2label"] = {str(i): label for i, label in enumerate(self.labels)}
+        raw["label2id"] = {label: i for i, label in enumerate(self.labels)}
         return {**raw, **self.FIXED, **self.write_special()}
 
     @classmethod
@@ -94,8 +101,10 @@ class ModelConfig:
         special: dict[str, Any] = {}
         if isinstance(raw.get("eos_token_id"), list):
             special["eos_token_id"] = tuple(raw["eos_token_id"])
-        if isinstance(raw.get("id2label"), dict):
-            special["num_labels"] = len(raw["id2label"])
+        if raw.get("id2label") is not None:
+            special["labels"] = _read_labels(raw["id2label"])
+        elif raw.get("num_labels") is not None:
+            special["labels"] = default_labels(raw["num_labels"])
         return special
 
     @classmethod
@@ -112,3 +121,46 @@ def check_divides(**pair: int) -> None:
     (name, value), (by, divisor) = pair.items()
     if divisor < 1 or value % divisor:
         raise ModelError(f"config.json: {name} {value} is not a multiple of {by} {divisor}")
+
+
+def default_labels(count: int) -> tuple[str, ...]:
+    """The names that Hugging Face's libraries give to classes without names."""
+    if type(count) is not int or not 1 <= count <= MOST_LABELS:
+        raise ModelError(f"config.json: num_labels is {count!r}; it must be 1 to {MOST_LABELS:,}")
+    return tuple(f"LABEL_{i}" for i in range(count))
+
+
+def with_labels(config: C, count: int) -> C:
+    """The same network, for a classifier of so many classes."""
+    return replace(config, labels=default_labels(count))
+
+
+def _read_labels(names: object) -> tuple[str, ...]:
+    numbers = [str(i) for i in range(len(names))] if isinstance(names, dict) else []
+    if not isinstance(names, dict) or not numbers or set(names) != set(numbers):
+        raise ModelError("config.json: id2label must give each class, from 0 on, its name")
+    return tuple(str(names[i]) for i in numbers)
+
+
+def _check_value(name: str, value: object, declared: Any) -> None:
+    """A setting is of the type that the config declares, and no number is absurd."""
+    if not _is_a(value, declared):
+        shown = declared.__name__ if isinstance(declared, type) else str(declared)
+        raise ModelError(f"config.json: {name} is {reprlib.repr(value)}; it must be {shown}")
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+        if isinstance(number, int | float) and not -LARGEST < number < LARGEST:
+            raise ModelError(f"config.json: {name} is {number}; no model has such a number")
+
+
+def _is_a(value: object, declared: Any) -> bool:
+    if isinstance(declared, UnionType):
+        return any(_is_a(value, kind) for kind in get_args(declared))
+    if declared is float:
+        return type(value) in (int, float)
+    if declared is int:
+        return type(value) is int  # and not a bool
+    if get_origin(declared) is tuple:
+        element = get_args(declared)[0]
+        return isinstance(value, tuple) and all(_is_a(part, element) for part in value)
+    return isinstance(value, declared) if isinstance(declared, type) else True

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from pharos.models.config import with_labels
 from pharos.models.family import Body, Model
 from pharos.models.kv_cache import Cache
 from pharos.models.weight_map import One, Source, below
@@ -54,10 +55,9 @@ class LastTokenClassifier(Model):
 
     def __init__(self, body: Body, num_labels: int | None = None) -> None:
         super().__init__()
-        self.config = body.config
+        self.config = body.config if num_labels is None else with_labels(body.config, num_labels)
         self.body = body
-        width = self.config.hidden_size
-        self.score = nn.Linear(width, num_labels or self.config.num_labels, bias=False)
+        self.score = nn.Linear(self.config.hidden_size, self.config.num_labels, bias=False)
 
     def forward(
         self,
