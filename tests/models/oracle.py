@@ -1,0 +1,179 @@
+"""A family beside `transformers`: the same random weights in both, and what must agree.
+
+    pair = pair_of(LlamaConfig(**SIZES))
+    ids = random_ids(2, 40)
+    assert_close(pair.ours(ids), pair.theirs_of(ids))
+    assert_same_gradients(pair, pair.ours(ids), pair.theirs_of(ids))
+    assert_saved_for_theirs(pair)
+
+Shapes: B sequences, T tokens.
+"""
+
+import copy
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from pharos.models.checkpoint import read_weights
+from pharos.models.family import Model, Task
+from pharos.models.load import family_of, load_model, save_model
+from pharos.ops.masks import Causal, Mask, Valid
+
+transformers = pytest.importorskip("transformers")
+transformers.utils.logging.disable_progress_bar()
+torch.set_num_threads(1)
+
+VOCAB = 99
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+"""Of a network so small that a test takes milliseconds; for the configs of `transformers`."""
+
+NOT_COMPARED = {"_name_or_path", "architectures", "dtype", "transformers_version"}
+
+
+class Pair(NamedTuple):
+    """Two modules with the same weights."""
+
+    theirs: Any
+    ours: Model
+
+    def theirs_of(self, ids_BT: Tensor, **inputs: Any) -> Tensor:
+        """The first output of theirs: logits, or the hidden states of a body."""
+        output: Tensor = self.theirs(ids_BT, **inputs)[0]
+        return output
+
+
+def pair_of(
+    config: Any,
+    head: str = "ForCausalLM",
+    *,
+    task: Task | None = None,
+    dtype: torch.dtype = torch.float32,
+    attention: Literal["eager", "sdpa"] = "eager",
+    seed: int = 0,
+) -> Pair:
+    """A random network of `transformers` and ours, loaded from what it saved. `head` is the ending
+    of the auto class (`""` for a body)."""
+    theirs = random_model(config, head, attention=attention, seed=seed).to(dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        ours = load_model(folder, task=task)
+    return Pair(theirs, ours.requires_grad_())
+
+
+def random_model(config: Any, head: str, *, attention: str = "eager", seed: int = 0) -> Any:
+    """Every parameter is random, also those that begin as ones and zeros: none can be mistaken
+    for another."""
+    torch.manual_seed(seed)
+    auto = getattr(transformers, f"AutoModel{head}")
+    theirs = auto.from_config(copy.deepcopy(config), attn_implementation=attention).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return theirs
+
+
+def random_ids(batch: int, length: int, *, vocab: int = VOCAB, seed: int = 0) -> Tensor:
+    """Token ids, none of which is padding (0)."""
+    return torch.randint(1, vocab, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+class Padded(NamedTuple):
+    """A batch of sequences of unequal lengths."""
+
+    ids_BT: Tensor
+    valid_BT: Tensor
+
+    @classmethod
+    def random(cls, lengths: Sequence[int], side: Literal["left", "right"]) -> "Padded":
+        length = max(lengths)
+        places_T = torch.arange(length) if side == "right" else torch.arange(length).flip(0)
+        valid_BT = places_T < torch.tensor(lengths)[:, None]
+        return cls(random_ids(len(lengths), length) * valid_BT, valid_BT)
+
+    @property
+    def positions_BT(self) -> Tensor:
+        """Counted from each sequence's first token."""
+        return (self.valid_BT.cumsum(1) - 1).clamp(min=0)
+
+    @property
+    def causal(self) -> Mask:
+        return Causal() & Valid(self.valid_BT)
+
+    def for_decoder(self) -> dict[str, Any]:
+        """What our decoders take beside the ids."""
+        return {"positions_BT": self.positions_BT, "mask": self.causal}
+
+    def for_theirs(self) -> dict[str, Any]:
+        """What the decoders of `transformers` take beside the ids."""
+        return {"attention_mask": self.valid_BT.long(), "position_ids": self.positions_BT}
+
+
+def assert_close(ours: Tensor, theirs: Tensor, *, within: float = 1e-5) -> None:
+    """The largest difference is at most `within` of the largest value."""
+    assert ours.shape == theirs.shape
+    difference = (ours.float() - theirs.float()).abs().max().item()
+    largest = theirs.float().abs().max().item()
+    assert difference <= within * largest, f"{difference:.2e} beside {largest:.2e}"
+
+
+def assert_same_gradients(
+    pair: Pair, ours: Tensor, theirs: Tensor, *, within: float = 1e-5
+) -> None:
+    """Of one and the same loss of the two outputs, the gradient of every parameter. Theirs are
+    written to a file as if they were weights, and ours are taken apart by the weight map."""
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    pair.ours.zero_grad()
+    pair.theirs.zero_grad()
+    (ours * weights).sum().backward()
+    (theirs * weights).sum().backward()
+    expected = _saved_gradients(pair.theirs)
+    prefix = family_of(pair.ours.config.model_type).prefix
+    prefix = prefix if any(name.startswith(prefix) for name in expected) else ""
+    for name, source in pair.ours.weight_map(prefix).items():
+        gradient = pair.ours.get_parameter(name).grad
+        assert gradient is not None, f"{name} has no gradient"
+        for theirs_name, part in zip(source.names, source.write(gradient), strict=True):
+            assert_close(part, expected[theirs_name], within=within)
+
+
+def _saved_gradients(theirs: Any) -> dict[str, Tensor]:
+    gradients = copy.deepcopy(theirs)
+    for into, parameter in zip(gradients.parameters(), theirs.parameters(), strict=True):
+        into.data = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    with tempfile.TemporaryDirectory() as folder:
+        gradients.save_pretrained(folder)
+        return read_weights(Path(folder))
+
+
+def assert_saved_for_theirs(pair: Pair) -> None:
+    """What we save, `transformers` loads: the same tensors under the same config."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(pair.ours, folder)
+        back, report = type(pair.theirs).from_pretrained(folder, output_loading_info=True)
+    problems = {kind: names for kind, names in report.items() if names}
+    assert not problems
+    expected = pair.theirs.state_dict()
+    assert back.state_dict().keys() == expected.keys()
+    for name, tensor in back.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    assert changed(pair.theirs.config, back.config) == {}
+
+
+def changed(before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
+    """The settings that are not what they were."""
+    old, new = before.to_dict(), after.to_dict()
+    compared = old.keys() - NOT_COMPARED
+    return {name: (old[name], new.get(name)) for name in compared if old[name] != new.get(name)}
