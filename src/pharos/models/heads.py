@@ -3,6 +3,8 @@
 Shapes: B sequences, T tokens, D hidden width, V vocabulary, C classes.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -49,6 +51,12 @@ class CausalLM(Model):
         names = below("body", self.body.weight_map(prefix))
         return names if self.lm_head is None else names | {"lm_head.weight": One("lm_head.weight")}
 
+    def copies(self, prefix: str) -> dict[str, str]:
+        if self.lm_head is not None:
+            return {}
+        (embedding,) = self.body.weight_map(prefix)["embedding.weight"].names
+        return {"lm_head.weight": embedding}
+
 
 class LastTokenClassifier(Model):
     """A decoder has read everything at its last token: that one's state is classified."""
@@ -82,4 +90,31 @@ class Reward(LastTokenClassifier):
     """One number for a whole text: how good it is."""
 
     def __init__(self, body: Body) -> None:
-        super().__init__(body, num_labels=1)
+        super().__init__(body)
+        self.config = with_labels(self.config, 1)
+        self.score = nn.Linear(self.config.hidden_size, 1, bias=False)
+
+
+class TokenClassifier(Model):
+    """Each token's state is classified: names in a text, parts of speech."""
+
+    NAME: ClassVar = "classifier"
+    """Of the linear, in a checkpoint."""
+
+    def __init__(self, body: Body) -> None:
+        super().__init__()
+        self.config = body.config
+        self.body = body
+        self.classifier = nn.Linear(self.config.hidden_size, self.config.num_labels)
+
+    def forward(
+        self, ids_BT: Tensor, *, positions_BT: Tensor | None = None, mask: Mask | None = None
+    ) -> Tensor:
+        """Logits `[B, T, C]`."""
+        y_BTC: Tensor = self.classifier(self.body(ids_BT, positions_BT=positions_BT, mask=mask))
+        return y_BTC
+
+    def weight_map(self, prefix: str) -> dict[str, Source]:
+        names = below("body", self.body.weight_map(prefix))
+        kinds = ("weight", "bias")
+        return names | {f"classifier.{kind}": One(f"{self.NAME}.{kind}") for kind in kinds}

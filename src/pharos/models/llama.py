@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pharos.models.config import ModelConfig, check_divides
 from pharos.models.family import Body, Family
-from pharos.models.heads import CausalLM, LastTokenClassifier, Reward
+from pharos.models.heads import CausalLM, LastTokenClassifier, Reward, TokenClassifier
 from pharos.models.kv_cache import Cache, attend, next_positions
 from pharos.models.rope_config import read_rope, write_rope
 from pharos.models.weight_map import One, Source, under
@@ -197,6 +197,11 @@ LAYER = {
     "mlp.down": "mlp.down_proj",
 }
 
+
+class LlamaTokenClassifier(TokenClassifier):
+    NAME = "score"
+
+
 FAMILY = Family(
     model_types={"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"},
     config=LlamaConfig,
@@ -206,6 +211,7 @@ FAMILY = Family(
     tasks={
         "causal_lm": CausalLM,
         "sequence_classification": LastTokenClassifier,
+        "token_classification": LlamaTokenClassifier,
         "reward": Reward,
     },
 )

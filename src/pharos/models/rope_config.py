@@ -51,7 +51,8 @@ def write_rope(rope: Rope, head_dim: int) -> dict[str, Any]:
     if scaling is not None:
         used = {"yarn": OPTIONAL[:6], "llama3": OPTIONAL[6:]}.get(scaling.kind, ())
         shared |= {"rope_type": scaling.kind, "factor": scaling.factor}
-        shared |= {"original_max_position_embeddings": scaling.original_max_positions}
+        if used:
+            shared["original_max_position_embeddings"] = scaling.original_max_positions
         given = {name: getattr(scaling, name) for name in used}
         shared |= {name: value for name, value in given.items() if value is not None}
     return {

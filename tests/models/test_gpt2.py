@@ -1,0 +1,81 @@
+from typing import Any
+
+import pytest
+import torch
+from oracle import (
+    SIZES,
+    Padded,
+    assert_close,
+    assert_same_gradients,
+    assert_saved_for_theirs,
+    pair_of,
+    random_ids,
+    transformers,
+)
+
+from pharos.core import ModelError
+from pharos.models.load import build_model
+
+GPT2: dict[str, Any] = SIZES | {"max_position_embeddings": 64}
+CONFIGS = {
+    "gpt2": transformers.GPT2Config(**GPT2),
+    "narrow, not tied, relu": transformers.GPT2Config(
+        **GPT2, n_inner=48, tie_word_embeddings=False, activation_function="relu"
+    ),
+    "scores scaled by the layer": transformers.GPT2Config(
+        **GPT2, scale_attn_by_inverse_layer_idx=True, reorder_and_upcast_attn=True
+    ),
+    "scores not scaled": transformers.GPT2Config(**GPT2, scale_attn_weights=False),
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def config(request: pytest.FixtureRequest) -> Any:
+    return CONFIGS[request.param]
+
+
+def test_logits_equal_the_references(config: Any) -> None:
+    pair, ids = pair_of(config), random_ids(2, 64)
+    assert_close(pair.ours(ids), pair.theirs_of(ids))
+
+
+def test_bf16_stays_close_to_the_reference_in_float32(config: Any) -> None:
+    pair, ids = pair_of(config, dtype=torch.bfloat16), random_ids(2, 40)
+    assert_close(pair.ours(ids), pair.theirs.float()(ids)[0], within=1e-2)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_logits_equal_the_references_whatever_is_padded(config: Any, side: Any) -> None:
+    pair, batch = pair_of(config), Padded.random([1, 17, 24], side)
+    ours = pair.ours(batch.ids_BT, **batch.for_decoder())
+    theirs = pair.theirs_of(batch.ids_BT, **batch.for_theirs())
+    assert_close(ours[batch.valid_BT], theirs[batch.valid_BT])
+
+
+def test_gradients_equal_the_references(config: Any) -> None:
+    pair, ids = pair_of(config), random_ids(2, 64)
+    assert_same_gradients(pair, pair.ours(ids), pair.theirs_of(ids))
+
+
+def test_what_is_saved_is_the_same_model_to_the_reference() -> None:
+    for config in (CONFIGS["gpt2"], CONFIGS["narrow, not tied, relu"]):
+        assert_saved_for_theirs(pair_of(config))
+
+
+@pytest.mark.parametrize("head", ["", "ForSequenceClassification", "ForTokenClassification"])
+def test_heads_equal_the_references(head: str) -> None:
+    pair = pair_of(transformers.GPT2Config(**GPT2, num_labels=3), head)
+    batch = Padded.random([9, 30], "right")
+    last = {"last_B": batch.valid_BT.sum(1) - 1} if "Sequence" in head else {}
+    ours = pair.ours(batch.ids_BT, **batch.for_decoder(), **last)
+    theirs = pair.theirs_of(batch.ids_BT, **batch.for_theirs())
+    if "Sequence" not in head:
+        ours, theirs = ours[batch.valid_BT], theirs[batch.valid_BT]
+    assert_close(ours, theirs)
+    assert_same_gradients(pair, ours, theirs)
+    assert_saved_for_theirs(pair)
+
+
+def test_a_decoder_that_looks_at_an_encoder_is_refused() -> None:
+    with pytest.raises(ModelError, match="add_cross_attention is True; only False is built"):
+        build_model(CONFIGS["gpt2"].to_dict() | {"add_cross_attention": True}, "causal_lm")
