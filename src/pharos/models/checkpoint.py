@@ -107,17 +107,17 @@ def load_weights(
     weights: Mapping[str, Tensor],
     weight_map: WeightMap,
     *,
-    ignore: Iterable[str] = (),
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Give `module` its parameters, in `dtype` (default: as they are). `weight_map` says which
-    tensors make up each; tensors whose names start with one of `ignore` may be left over.
+    """Give `module` its parameters, and the buffers that are in the map, in `dtype` (default: as
+    they are). `weight_map` says which tensors make up each; tensors whose names start with one of
+    `ignore` may be left over.
 
     The parameters are replaced, not copied into: a tensor that is taken as it is stays in the file
     that it is mapped from. Raises ModelError naming all that is missing, left over, or of another
     shape.
     """
-    problems = _missing(weights, weight_map) + _left_over(weights, weight_map, tuple(ignore))
+    problems = _missing(weights, weight_map) + _left_over(weights, weight_map)
     problems = problems or _misshapen(module, weights, weight_map)
     if problems:
         raise ModelError("the weights do not fit the model: " + _in_short(problems))
@@ -125,8 +125,10 @@ def load_weights(
         tensor = source.read([weights[name] for name in source.names])
         if tensor.is_floating_point():
             tensor = tensor.to(dtype or tensor.dtype)
-        owner, _, leaf = ours.rpartition(".")
-        setattr(module.get_submodule(owner), leaf, nn.Parameter(tensor, requires_grad=False))
+        owner_name, _, leaf = ours.rpartition(".")
+        owner = module.get_submodule(owner_name)
+        is_buffer = leaf in dict(owner.named_buffers(recurse=False))
+        setattr(owner, leaf, tensor if is_buffer else nn.Parameter(tensor, requires_grad=False))
 
 
 def save_weights(
@@ -164,7 +166,7 @@ def _shards(module: nn.Module, weight_map: WeightMap, max_bytes: int) -> list[li
     shards: list[list[Part]] = [[]]
     room = max_bytes
     for ours, source in weight_map.items():
-        size = module.get_parameter(ours).nbytes
+        size = _tensor(module, ours).nbytes
         if size > room and shards[-1]:
             shards.append([])
             room = max_bytes
@@ -173,9 +175,16 @@ def _shards(module: nn.Module, weight_map: WeightMap, max_bytes: int) -> list[li
     return shards
 
 
+def _tensor(module: nn.Module, name: str) -> Tensor:
+    """A parameter or a buffer."""
+    owner, _, leaf = name.rpartition(".")
+    tensor: Tensor = getattr(module.get_submodule(owner), leaf)
+    return tensor
+
+
 def _written(module: nn.Module, part: Part) -> list[tuple[str, Tensor]]:
     ours, source = part
-    tensors = source.write(module.get_parameter(ours).detach().cpu())
+    tensors = source.write(_tensor(module, ours).detach().cpu())
     return [(name, tensor.contiguous()) for name, tensor in zip(source.names, tensors, strict=True)]
 
 
@@ -186,7 +195,7 @@ def _write_index(folder: Path, module: nn.Module, shards: Mapping[str, Sequence[
         for _, source in parts
         for theirs in source.names
     }
-    total = sum(module.get_parameter(ours).nbytes for parts in shards.values() for ours, _ in parts)
+    total = sum(_tensor(module, ours).nbytes for parts in shards.values() for ours, _ in parts)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
@@ -203,11 +212,8 @@ def _missing(weights: Mapping[str, Tensor], weight_map: WeightMap) -> list[str]:
     return [f"{name} is missing" for name in sorted(_wanted(weight_map) - weights.keys())]
 
 
-def _left_over(
-    weights: Mapping[str, Tensor], weight_map: WeightMap, ignore: tuple[str, ...]
-) -> list[str]:
-    extra = sorted(weights.keys() - _wanted(weight_map))
-    return [f"{name} is unexpected" for name in extra if not name.startswith(ignore)]
+def _left_over(weights: Mapping[str, Tensor], weight_map: WeightMap) -> list[str]:
+    return [f"{name} is unexpected" for name in sorted(weights.keys() - _wanted(weight_map))]
 
 
 def _wanted(weight_map: WeightMap) -> set[str]:
@@ -218,9 +224,8 @@ def _misshapen(
     module: nn.Module, weights: Mapping[str, Tensor], weight_map: WeightMap
 ) -> list[str]:
     problems = []
-    for ours, parameter in module.named_parameters():
-        source = weight_map[ours]
-        wanted = source.shapes(tuple(parameter.shape))
+    for ours, source in weight_map.items():
+        wanted = source.shapes(tuple(_tensor(module, ours).shape))
         for name, shape in zip(source.names, wanted, strict=True):
             found = tuple(weights[name].shape)
             if found != shape:

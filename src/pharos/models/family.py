@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from pharos.models.config import ModelConfig
 from pharos.models.weight_map import Source
@@ -13,6 +13,7 @@ Task = Literal[
     "body",
     "causal_lm",
     "seq2seq_lm",
+    "encoder",
     "masked_lm",
     "next_sentence",
     "sequence_classification",
@@ -26,6 +27,8 @@ ARCHITECTURES: Mapping[str, Task] = {
     "ForCausalLM": "causal_lm",
     "LMHeadModel": "causal_lm",
     "ForConditionalGeneration": "seq2seq_lm",
+    "MTModel": "seq2seq_lm",
+    "EncoderModel": "encoder",
     "ForMaskedLM": "masked_lm",
     "ForNextSentencePrediction": "next_sentence",
     "ForSequenceClassification": "sequence_classification",
@@ -45,18 +48,25 @@ class Model(nn.Module):
         """`prefix` is what the body's tensors have in front of their names in the checkpoint."""
         raise NotImplementedError
 
+    def copies(self, prefix: str) -> dict[str, str]:
+        """Names under which a file may hold a tied weight once more, and the name in the map."""
+        return {}
+
 
 class Body(Model):
-    """From token ids to hidden states."""
+    """From token ids to hidden states. `max_positions` is how many there are, where each has a
+    vector of its own; None where positions are computed."""
 
     embedding: nn.Embedding
+    max_positions: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
     """`model_types` gives each `model_type` the beginning of its class names. `prefix` stands
     before the names of the body's tensors in a checkpoint that has a head. `tasks` gives each task
-    its module, made of the body. `ignored` are patterns of tensors that a file may hold beside.
+    its module, made of the body. `ignored` are patterns of tensors that a file may hold beside;
+    `renamed` gives endings of old files' names their newer ones.
     """
 
     model_types: Mapping[str, str]
@@ -65,8 +75,13 @@ class Family:
     prefix: str
     tasks: Mapping[Task, Callable[[Any], Model]]
     ignored: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
     endings: Mapping[Task, str] = field(default_factory=dict)
     """Where the family's class names end in another way than most (`GPT2LMHeadModel`)."""
+    left_out: Mapping[Task, str] = field(default_factory=dict)
+    """By task, a pattern of the tensors of a whole checkpoint that this part of it does without."""
+    complete: Callable[[Mapping[str, Any], Mapping[str, Tensor]], Mapping[str, Any]] | None = None
+    """The content of `config.json`, completed by what the tensors tell."""
 
     def architecture(self, model_type: str, task: Task) -> str:
         """The Hugging Face class that a checkpoint of this task is for."""
@@ -81,3 +96,10 @@ class Family:
             if architecture.startswith(name) and ending in ARCHITECTURES:
                 return ARCHITECTURES[ending]
         return None
+
+    def new_name(self, name: str) -> str:
+        """A tensor's name as files have it today."""
+        for old, new in self.renamed.items():
+            if name.endswith(old):
+                return name.removesuffix(old) + new
+        return name

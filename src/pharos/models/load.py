@@ -28,10 +28,23 @@ from pharos.models.family import Family, Model, Task
 from pharos.models.resolve import find_model
 
 FAMILY_FILES = {
+    "albert": "albert",
+    "bert": "bert",
+    "camembert": "roberta",
+    "deberta-v2": "deberta",
+    "distilbert": "distilbert",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
+    "falcon": "falcon",
+    "gpt2": "gpt2",
     "llama": "llama",
     "mistral": "llama",
+    "mixtral": "mixtral",
     "qwen2": "llama",
     "qwen3": "llama",
+    "transformer": "transformer",
+    "marian": "transformer",
+    "t5": "t5",
 }
 """By `model_type`, the file of the architecture."""
 
@@ -65,12 +78,17 @@ def load_model(
         verify_sha256(found.path / WEIGHTS_FILE, found.sha256)
     family = family_of(raw.get("model_type"))
     chosen = task or _task_in(raw, family)
+    weights = {family.new_name(key): x for key, x in read_weights(found.path).items()}
+    if family.complete is not None:
+        raw = dict(family.complete(raw, weights))
     model = build_model(raw, chosen)
-    weights = read_weights(found.path)
     prefix = family.prefix if any(key.startswith(family.prefix) for key in weights) else ""
     weight_map = model.weight_map(prefix)
+    _merge_copies(weights, model.copies(prefix))
     ignored = [re.compile(pattern) for pattern in family.ignored]
     wanted = {name for source in weight_map.values() for name in source.names}
+    if chosen in family.left_out:
+        ignored.append(re.compile(family.left_out[chosen]))
     if chosen == "body":
         ignored.append(re.compile(f"(?!{re.escape(prefix)})"))
     kept = {
@@ -80,6 +98,17 @@ def load_model(
     }
     load_weights(model, kept, weight_map, dtype=dtype)
     return model.eval().to(device)
+
+
+def _merge_copies(weights: dict[str, torch.Tensor], copies: Mapping[str, str]) -> None:
+    """Keep one of each tied weight that a file holds more than once. They must be equal."""
+    for copy, name in copies.items():
+        tensor = weights.pop(copy, None)
+        if tensor is not None and not torch.equal(weights.setdefault(name, tensor), tensor):
+            raise ModelError(
+                f"{copy} and {name} differ, but config.json ties them; "
+                "set tie_word_embeddings to false there if both were trained"
+            )
 
 
 def build_model(raw: Mapping[str, Any], task: Task) -> Model:

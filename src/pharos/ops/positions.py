@@ -40,10 +40,15 @@ def distances(num_positions: int, device: torch.device | None = None) -> Tensor:
 def sinusoidal(num_positions: int, width: int) -> Tensor:
     """The table `[num_positions, width]` of "Attention Is All You Need" (section 3.5): sines in the
     even columns and cosines in the odd ones."""
-    position_T1 = torch.arange(num_positions, dtype=torch.float64)[:, None]
-    frequency = 10_000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    angle = position_T1 * frequency
-    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)[:, :width].float()
+    return sinusoids(torch.arange(num_positions), width)
+
+
+def sinusoids(positions_BT: Tensor, width: int) -> Tensor:
+    """The rows of that table at these positions: `[B, T, width]`."""
+    even_P = torch.arange(0, width, 2, dtype=torch.float64, device=positions_BT.device)
+    angle_BTP = positions_BT[..., None] * 10_000.0 ** (-even_P / width)
+    pairs_BTP2 = torch.stack((angle_BTP.sin(), angle_BTP.cos()), dim=-1)
+    return pairs_BTP2.flatten(-2)[..., :width].float()
 
 
 # Rotary embeddings
