@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pharos.models.config import ModelConfig, check_divides
+from pharos.core.errors import ModelError
+from pharos.models.config import MOST_LAYERS, ModelConfig, check_divides, check_size
 from pharos.models.family import Body, Family
 from pharos.models.heads import CausalLM, LastTokenClassifier, Reward, TokenClassifier
 from pharos.models.kv_cache import Cache, attend, next_positions
@@ -39,6 +40,7 @@ class LlamaConfig(ModelConfig):
     max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-6
     hidden_act: str = "silu"
+    attention_dropout: float = 0.0
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
@@ -52,6 +54,14 @@ class LlamaConfig(ModelConfig):
             num_attention_heads=self.num_attention_heads,
             num_key_value_heads=self.num_key_value_heads,
         )
+        check_size(intermediate_size=self.intermediate_size, head_dim=self.head_dim)
+        for window in self.windows:
+            check_size(sliding_window=1 if window is None else window)
+        if len(self.windows) != self.num_hidden_layers:
+            raise ModelError(
+                f"config.json: layer_types tells of {len(self.windows)} layers, "
+                f"num_hidden_layers is {self.num_hidden_layers}"
+            )
 
     @classmethod
     def own_fields(cls) -> tuple[str, ...]:
@@ -86,21 +96,27 @@ class LlamaConfig(ModelConfig):
 
 
 def _read_windows(raw: Mapping[str, Any]) -> tuple[int | None, ...]:
-    num_layers = min(raw.get("num_hidden_layers", 0), 10_000)
-    window = raw.get("sliding_window") if raw["model_type"] != "llama" else None
-    if not raw.get("use_sliding_window", raw["model_type"] == "mistral"):
-        window = None
-    kinds = raw.get("layer_types")
-    if kinds is None:
-        first = raw.get("max_window_layers", 0)
-        return tuple(None if i < first else window for i in range(num_layers))
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds[:num_layers])
+    num_layers = min(raw.get("num_hidden_layers", 0), MOST_LAYERS)
+    if raw["model_type"] in WINDOW_EVERYWHERE:
+        return (raw.get("sliding_window", WINDOW_EVERYWHERE[raw["model_type"]]),) * num_layers
+    if not raw.get("use_sliding_window", False):
+        return (None,) * num_layers
+    window, kinds = raw.get("sliding_window", 4096), raw.get("layer_types")
+    if kinds is not None:
+        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    first = raw.get("max_window_layers", 28)
+    return tuple(None if i < first else window for i in range(num_layers))
+
+
+WINDOW_EVERYWHERE = {"mistral": 4096, "mixtral": None}
+"""Whose layers all have the window of the config, and which it is if the config has none."""
 
 
 class LlamaAttention(nn.Module):
     def __init__(self, config: LlamaConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
+        self.dropout = config.attention_dropout
         window = config.windows[layer]
         self.window: Mask = Full() if window is None else Window(left=window - 1)
         q_width = config.num_attention_heads * config.head_dim
@@ -117,9 +133,15 @@ class LlamaAttention(nn.Module):
         q_BTHK = self.query_norm(self.query(x_BTD).unflatten(-1, (-1, self.head_dim)))
         k_BTGK = self.key_norm(self.key(x_BTD).unflatten(-1, (-1, self.head_dim)))
         v_BTGK = self.value(x_BTD).unflatten(-1, (-1, self.head_dim))
-        q_BHTK, k_BGTK = rotate(q_BTHK.transpose(1, 2)), rotate(k_BTGK.transpose(1, 2))
-        mask = mask & self.window
-        y_BHTK = attend(cache, self.layer, q_BHTK, k_BGTK, v_BTGK.transpose(1, 2), mask=mask)
+        y_BHTK = attend(
+            cache,
+            self.layer,
+            rotate(q_BTHK.transpose(1, 2)),
+            rotate(k_BTGK.transpose(1, 2)),
+            v_BTGK.transpose(1, 2),
+            mask=mask & self.window,
+            dropout=self.dropout if self.training else 0.0,
+        )
         y_BTD: Tensor = self.out(y_BHTK.transpose(1, 2).flatten(2))
         return y_BTD
 
