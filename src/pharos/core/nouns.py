@@ -4,11 +4,13 @@ All offsets are in characters (Unicode code points) of `Document.text`, the pars
 text that the library stores; spans are half-open, `text[start:end]`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
+MOST_LOGPROBS = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,21 +154,42 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingParams:
-    """How a language model draws its tokens; the names are the OpenAI API's."""
+    """How a language model draws its tokens; the names are the OpenAI API's and vLLM's.
+
+    A `temperature` of 0 takes the likeliest token. Of the tokens, sorted by probability, `top_k`
+    keeps the first so many (0: all), `top_p` as many as together reach that probability (Holtzman
+    et al. 2019, arXiv:1904.09751), and `min_p` those with at least that share of the likeliest
+    one's probability (Nguyen et al. 2024, arXiv:2407.01082). `repetition_penalty` divides the
+    scores of tokens seen so far (Keskar et al. 2019, arXiv:1909.05858); `presence_penalty` and
+    `frequency_penalty` are taken off those generated so far, once and each time. `logprobs` is for
+    how many of the likeliest tokens the log-probability is wanted (None: for none at all).
+    """
 
     max_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
     seed: int | None = None
     stop: Sequence[str] = ()
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
-        if self.temperature < 0.0:
-            raise ValueError(f"temperature is {self.temperature}; it must not be negative")
-        if not 0.0 < self.top_p <= 1.0:
-            raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        _check_range(self, "max_tokens", least=1)
+        _check_range(self, "temperature", least=0.0)
+        _check_range(self, "top_p", above=0.0, most=1.0)
+        _check_range(self, "top_k", least=0)
+        _check_range(self, "min_p", least=0.0, most=1.0)
+        _check_range(self, "repetition_penalty", above=0.0)
+        _check_range(self, "presence_penalty", least=-2.0, most=2.0)
+        _check_range(self, "frequency_penalty", least=-2.0, most=2.0)
+        if self.logprobs is not None:
+            _check_range(self, "logprobs", least=0, most=MOST_LOGPROBS)
+        if any(not text for text in self.stop):
+            raise ValueError("a stop string is empty; every text contains it")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,3 +198,18 @@ class Completion:
     finish_reason: str
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+
+
+def _check_range(
+    params: SamplingParams,
+    name: str,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+) -> None:
+    value = getattr(params, name)
+    if not (least <= value <= most and value > above and math.isfinite(value)):
+        lower = f"at least {least}" if least > -math.inf else f"above {above}"
+        upper = f" and at most {most}" if most < math.inf else ""
+        raise ValueError(f"{name} is {value}; it must be {lower}{upper}")

@@ -53,6 +53,10 @@ def chat_request(
         body["seed"] = params.seed
     if params.stop:
         body["stop"] = list(params.stop)
+    usual = SamplingParams()
+    for name in ("presence_penalty", "frequency_penalty", "top_k", "min_p", "repetition_penalty"):
+        if getattr(params, name) != getattr(usual, name):
+            body[name] = getattr(params, name)
     return body
 
 

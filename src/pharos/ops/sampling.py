@@ -1,0 +1,112 @@
+"""From logits to the next token: penalties, temperature, truncation, and the draw.
+
+Every row has parameters of its own. A row's draw depends on its seed and its step alone
+(`uniform`), never on the rows beside it: a request gets the same text in any batch.
+
+Shapes: B rows, V vocabulary, C candidates.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pharos.core import SamplingParams
+
+
+class Seen(NamedTuple):
+    """How often each token stands in the prompt and in what was generated, each `[B, V]`."""
+
+    prompt_BV: Tensor
+    output_BV: Tensor
+
+
+def sample(
+    logits_BV: Tensor,
+    params: Sequence[SamplingParams],
+    uniforms: Sequence[float],
+    seen: Seen | None = None,
+) -> Tensor:
+    """The next token of each row, `[B]`. `uniforms` are in [0, 1), one a row; `seen` is needed by
+    rows with penalties only."""
+    if seen is not None:
+        logits_BV = penalized(logits_BV, params, seen)
+    is_greedy = [p.temperature == 0.0 for p in params]
+    if all(is_greedy):
+        return logits_BV.argmax(dim=-1)
+    likeliest_B = logits_BV.argmax(dim=-1)
+    drawn_B = draw(probabilities(logits_BV, params), uniforms)
+    return torch.where(torch.tensor(is_greedy, device=logits_BV.device), likeliest_B, drawn_B)
+
+
+def penalized(logits_BV: Tensor, params: Sequence[SamplingParams], seen: Seen) -> Tensor:
+    """Logits after the repetition, frequency and presence penalties."""
+    column = partial(_column, params, like=logits_BV)
+    repetition_B1 = column("repetition_penalty")
+    is_seen_BV = (seen.prompt_BV + seen.output_BV) > 0
+    divided_BV = logits_BV / repetition_B1
+    fainter_BV = torch.where(logits_BV > 0, divided_BV, logits_BV * repetition_B1)
+    logits_BV = torch.where(is_seen_BV, fainter_BV, logits_BV)
+    logits_BV = logits_BV - column("frequency_penalty") * seen.output_BV
+    return logits_BV - column("presence_penalty") * (seen.output_BV > 0)
+
+
+def probabilities(logits_BV: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """The distribution `[B, V]` that is drawn from: temperature, then top-k, top-p and min-p. The
+    likeliest token is always in it; a temperature of 0 counts as 1."""
+    column = partial(_column, params, like=logits_BV)
+    temperature_B1 = column("temperature")
+    temperature_B1 = temperature_B1.where(temperature_B1 > 0, 1.0)
+    logits_BV = logits_BV.float() / temperature_B1
+    if any(p.top_k or p.top_p < 1.0 for p in params):
+        logits_BV = _truncated(logits_BV, column("top_k"), column("top_p"))
+    shares_BV = logits_BV.softmax(dim=-1)
+    if any(p.min_p for p in params):
+        least_B1 = column("min_p") * shares_BV.amax(dim=-1, keepdim=True)
+        shares_BV = shares_BV.masked_fill(shares_BV < least_B1, 0.0)
+        shares_BV = shares_BV / shares_BV.sum(dim=-1, keepdim=True)
+    return shares_BV
+
+
+def draw(shares_BV: Tensor, uniforms: Sequence[float]) -> Tensor:
+    """The token at which each row's cumulative probability passes the row's uniform number."""
+    sums_BV = shares_BV.double().cumsum(dim=-1)
+    uniforms_B1 = torch.tensor(uniforms, dtype=torch.float64, device=shares_BV.device)[:, None]
+    drawn_B1 = torch.searchsorted(sums_BV, uniforms_B1 * sums_BV[:, -1:], right=True)
+    return drawn_B1[:, 0].clamp(max=shares_BV.shape[1] - 1)
+
+
+def uniform(seed: int, step: int) -> float:
+    """A number in [0, 1) for a step of a request: Philox (Salmon et al. 2011), a counter through a
+    cipher, so there is no state that another request could change."""
+    mixer = np.random.Philox(key=seed & (2**64 - 1), counter=[step, 0, 0, 0])
+    return float(np.random.Generator(mixer).random())
+
+
+def needs_seen(params: Sequence[SamplingParams]) -> bool:
+    """Whether a row has a penalty."""
+    return any(
+        p.repetition_penalty != 1.0 or p.presence_penalty or p.frequency_penalty for p in params
+    )
+
+
+def _truncated(logits_BV: Tensor, top_k_B1: Tensor, top_p_B1: Tensor) -> Tensor:
+    """Logits outside of the `top_k` likeliest, then outside of the fewest of those that reach
+    `top_p` together, are -inf."""
+    sorted_BV, order_BV = logits_BV.sort(dim=-1, descending=True, stable=True)
+    rank_V = torch.arange(logits_BV.shape[1], device=logits_BV.device)
+    sorted_BV = sorted_BV.masked_fill((top_k_B1 > 0) & (rank_V >= top_k_B1), float("-inf"))
+    shares_BV = sorted_BV.softmax(dim=-1)
+    before_BV = shares_BV.cumsum(dim=-1) - shares_BV
+    is_out_BV = (before_BV >= top_p_B1) & (rank_V > 0) & (top_p_B1 < 1.0)
+    sorted_BV = sorted_BV.masked_fill(is_out_BV, float("-inf"))
+    return torch.empty_like(logits_BV).scatter_(-1, order_BV, sorted_BV)
+
+
+def _column(params: Sequence[SamplingParams], name: str, like: Tensor) -> Tensor:
+    """The rows' values of a parameter, `[B, 1]`."""
+    values = [float(getattr(row, name)) for row in params]
+    return torch.tensor(values, device=like.device)[:, None]
