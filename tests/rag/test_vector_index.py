@@ -37,7 +37,7 @@ def windows(vectors: NDArray[np.float32], tmp_path: Path) -> Table:
 
 def test_a_small_table_is_searched_exactly(windows: Table, vectors: NDArray[np.float32]) -> None:
     assert index_vectors(windows, 0) == 0
-    rows = nearest(windows, vectors[7]).limit(10).to_list()
+    rows = nearest(windows, vectors[7], is_filtered=False).limit(10).to_list()
     cosines = vectors @ vectors[7]
     assert [int(row["passage_id"]) for row in rows] == list(np.argsort(-cosines)[:10])
     assert [1.0 - row["_distance"] for row in rows] == pytest.approx(
@@ -54,7 +54,7 @@ def test_the_index_finds_nearly_all_and_tells_true_cosines(
     for query in vectors[:20]:
         cosines = vectors @ query
         exact = set(np.argsort(-cosines)[:10])
-        for row in nearest(windows, query).limit(100).to_list():
+        for row in nearest(windows, query, is_filtered=True).limit(100).to_list():
             id_ = int(row["passage_id"])
             found += id_ in exact
             assert 1.0 - row["_distance"] == pytest.approx(float(cosines[id_]), abs=1e-4)

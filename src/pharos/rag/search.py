@@ -32,8 +32,7 @@ from pharos.rag.vector_index import nearest
 Mode = Literal["hybrid", "dense", "bm25"]
 
 RRF_K = 60
-DEPTH = 100
-WINDOWS_PER_PASSAGE = 3
+DEPTH = 60
 MAX_QUERY_CHARACTERS = 8_000
 MAX_K = 1_000
 
@@ -79,10 +78,11 @@ def search(
             rankings["bm25"] = by_words.result()
     parts = explain(rankings)
     scores = fuse(rankings)
+    passages = fetch(snapshot, _ordered(scores)[: max(k, LEADING)])
     if mode == "hybrid":
-        scores = follow_links(snapshot, scores, rankings)
+        scores = follow_links(scores, rankings, passages)
     best = _ordered(scores)[:k]
-    passages = fetch(snapshot, best)
+    passages |= fetch(snapshot, [id_ for id_ in best if id_ not in passages])
     return [Hit(passage=passages[id_], score=scores[id_], scores=parts[id_]) for id_ in best]
 
 
@@ -155,9 +155,9 @@ def dense(snapshot: Snapshot, embedder: Embedder, query: str, where: str, depth:
     """Passages by the cosine of their best window."""
     vector = embedder.embed([query])[0]
     search = (
-        nearest(snapshot.windows, vector)
+        nearest(snapshot.windows, vector, is_filtered=bool(where))
         .select(["passage_id", "title", "_distance"])
-        .limit(depth * WINDOWS_PER_PASSAGE)
+        .limit(depth * windows_per_passage(snapshot))
     )
     if where:
         search = search.where(where, prefilter=True)
@@ -166,6 +166,12 @@ def dense(snapshot: Snapshot, embedder: Embedder, query: str, where: str, depth:
         ranked = Ranked(row["passage_id"], row["title"], 1.0 - row["_distance"])
         best.setdefault(ranked.id, ranked)
     return _by_score(best.values())[:depth]
+
+
+def windows_per_passage(snapshot: Snapshot) -> int:
+    """On average, rounded up: so many neighbours must be looked at for each passage wanted."""
+    manifest = snapshot.manifest
+    return max(1, -(-manifest.windows // max(manifest.passages, 1)))
 
 
 def bm25(snapshot: Snapshot, query: str, where: str, depth: int) -> Ranking:
@@ -193,13 +199,15 @@ def fuse(rankings: Mapping[str, Ranking]) -> dict[str, float]:
 
 
 def follow_links(
-    snapshot: Snapshot, scores: Mapping[str, float], rankings: Mapping[str, Ranking]
+    scores: Mapping[str, float],
+    rankings: Mapping[str, Ranking],
+    passages: Mapping[str, Passage],
 ) -> dict[str, float]:
-    """The scores after the leading passages have lent to the documents that they name."""
+    """The scores after the leading passages, which `passages` must hold, have lent to the documents
+    that they name."""
     titles = {ranked.id: ranked.title for ranking in rankings.values() for ranked in ranking}
     leading = _ordered(scores)[:LEADING]
-    texts = fetch(snapshot, leading)
-    return lend(scores, titles, [(id_, texts[id_].text) for id_ in leading])
+    return lend(scores, titles, [(id_, passages[id_].text) for id_ in leading])
 
 
 def explain(rankings: Mapping[str, Ranking]) -> dict[str, dict[str, float]]:

@@ -3,9 +3,9 @@
 Up to `MIN_ROWS` windows every vector is compared: exact, and quick enough. Beyond, an inverted file
 with residual quantization (RaBitQ, Gao & Long 2024) finds as many candidates as are asked for, and
 they are compared exactly, which also makes their distances true cosines. It looks into `PROBES`
-cells (of a million windows, .99 of the best ten are there), and into more as long as a filter
-leaves too few. Its cells are those of the windows it was trained on; when the table has outgrown
-them, it is trained anew.
+cells (docs/log.md has what is found there), and into more as long as a filter leaves too few. Its
+cells are those of the windows it was trained on; when the table has outgrown them, it is trained
+anew.
 """
 
 from typing import cast
@@ -31,8 +31,12 @@ def index_vectors(windows: Table, trained_on: int) -> int:
     return rows
 
 
-def nearest(windows: Table, vector: NDArray[float32]) -> LanceVectorQueryBuilder:
-    """A search for the windows nearest to `vector`; its `_distance` is 1 - cosine."""
+def nearest(
+    windows: Table, vector: NDArray[float32], *, is_filtered: bool
+) -> LanceVectorQueryBuilder:
+    """A search for the windows nearest to `vector`; its `_distance` is 1 - cosine. To be able to
+    look into more cells costs time, so only a filtered search may."""
     search = cast(LanceVectorQueryBuilder, windows.search(vector, vector_column_name="vector"))
-    search = search.distance_type("cosine").minimum_nprobes(PROBES).maximum_nprobes(NO_LIMIT)
+    search = search.distance_type("cosine").minimum_nprobes(PROBES)
+    search = search.maximum_nprobes(NO_LIMIT if is_filtered else PROBES)
     return search.refine_factor(1)
