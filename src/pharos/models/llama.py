@@ -96,12 +96,14 @@ class LlamaConfig(ModelConfig):
 
 
 def _read_windows(raw: Mapping[str, Any]) -> tuple[int | None, ...]:
-    num_layers = min(raw.get("num_hidden_layers", 0), MOST_LAYERS)
+    num_layers: int = min(raw.get("num_hidden_layers", 0), MOST_LAYERS)
+    usual = WINDOW_EVERYWHERE.get(raw["model_type"], 4096)
+    window: int | None = raw.get("sliding_window", usual)
     if raw["model_type"] in WINDOW_EVERYWHERE:
-        return (raw.get("sliding_window", WINDOW_EVERYWHERE[raw["model_type"]]),) * num_layers
+        return (window,) * num_layers
     if not raw.get("use_sliding_window", False):
         return (None,) * num_layers
-    window, kinds = raw.get("sliding_window", 4096), raw.get("layer_types")
+    kinds = raw.get("layer_types")
     if kinds is not None:
         return tuple(window if kind == "sliding_attention" else None for kind in kinds)
     first = raw.get("max_window_layers", 28)

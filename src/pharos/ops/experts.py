@@ -52,8 +52,8 @@ def grouped_experts(x_ND: Tensor, routing: Routing, experts: Iterable[nn.Module]
     ]
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order), device=order.device)
-    y_NCD = torch.cat(outputs)[back].unflatten(0, (-1, num_chosen))
-    return (y_NCD * routing.weights_NC[..., None].to(y_NCD.dtype)).sum(dim=1)
+    y_NCD = torch.cat(outputs)[back].view(*routing.experts_NC.shape, -1)
+    return (y_NCD * routing.weights_NC[..., None].to(x_ND.dtype)).sum(dim=1)
 
 
 def every_expert(x_ND: Tensor, routing: Routing, experts: Sequence[nn.Module]) -> Tensor:
