@@ -14,8 +14,10 @@ import typer
 
 from pharos import __version__
 from pharos.cli.ask import ask
+from pharos.cli.chat import chat
 from pharos.cli.demo import demo
 from pharos.cli.doctor import doctor
+from pharos.cli.generate import generate
 from pharos.cli.ingest import ingest
 from pharos.cli.library import library
 from pharos.cli.models import models
@@ -32,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, ingest, search):
+for command in (ask, ingest, search, generate, chat):
     app.command()(command)
 app.add_typer(library)
 app.add_typer(models)

@@ -1,0 +1,43 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pharos.serve.stop_strings import StopStrings
+
+TEXTS = st.text("ab", max_size=30)
+STOPS = st.lists(st.text("ab", min_size=1, max_size=4), max_size=3)
+
+
+def streamed(pieces: list[str], stop: list[str]) -> str:
+    strings = StopStrings(stop)
+    return "".join([strings.push(piece) for piece in pieces]) + strings.flush()
+
+
+def cut(text: str, stop: list[str]) -> str:
+    """What a stream ends as: at the piece that completes a stop string, before the first in it."""
+    for end in range(len(text) + 1):
+        found = [text[:end].find(s) for s in stop if s in text[:end]]
+        if found:
+            return text[: min(found)]
+    return text
+
+
+@given(TEXTS, STOPS)
+def test_a_text_ends_before_its_first_stop_string(text: str, stop: list[str]) -> None:
+    assert streamed(list(text), stop) == cut(text, stop)
+
+
+@given(st.lists(TEXTS, max_size=6), STOPS)
+def test_no_stop_string_is_ever_passed_on(pieces: list[str], stop: list[str]) -> None:
+    passed = streamed(pieces, stop)
+    assert not any(text in passed for text in stop)
+    assert "".join(pieces).startswith(passed)
+
+
+@given(TEXTS, STOPS)
+def test_nothing_is_held_back_that_could_not_begin_a_stop_string(
+    text: str, stop: list[str]
+) -> None:
+    strings = StopStrings(stop)
+    passed = strings.push(text)
+    held = text[len(passed) :]
+    assert strings.is_stopped or not held or any(s.startswith(held) for s in stop)
