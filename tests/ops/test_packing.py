@@ -3,6 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pharos.ops import mean_pool, pack
+from pharos.ops.packing import pack_padded
 
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
@@ -35,8 +36,20 @@ def test_a_run_without_padding_has_no_mask() -> None:
     assert padded.mask.tolist() == [[True] * 3 + [False] * 13]
 
 
-def test_positions_count_from_zero_in_every_text() -> None:
-    assert pack([[7, 8], [9]], multiple=2).positions.tolist() == [0, 1, 0, 1]
+def test_positions_count_from_zero_in_every_text_and_padding_asks_for_no_other() -> None:
+    assert pack([[7, 8, 9], [5]], multiple=4).positions.tolist() == [0, 1, 2, 0, 0, 0, 0, 0]
+
+
+def test_a_padded_batch_is_a_single_run_in_the_same_order() -> None:
+    ids_BT, valid_BT = torch.tensor([[3, 4], [5, 0]]), torch.tensor([[1, 1], [1, 0]])
+    types_BT = torch.tensor([[0, 1], [0, 0]])
+    batch = pack_padded(ids_BT, torch.arange(2), valid_BT=valid_BT, token_types_BT=types_BT)
+    assert batch.ids.tolist() == [3, 4, 5, 0]
+    assert batch.positions.tolist() == [0, 1, 0, 1]
+    assert batch.token_types is not None and batch.token_types.tolist() == [0, 1, 0, 0]
+    (run,) = batch.runs
+    assert (run.rows, run.texts, run.length) == (slice(0, 4), 2, 2)
+    assert run.mask is not None and run.mask.tolist() == [[True, True], [True, False]]
 
 
 @settings(deadline=None)

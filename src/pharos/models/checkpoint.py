@@ -110,8 +110,7 @@ def load_weights(
     dtype: torch.dtype | None = None,
 ) -> None:
     """Give `module` its parameters, and the buffers that are in the map, in `dtype` (default: as
-    they are). `weight_map` says which tensors make up each; tensors whose names start with one of
-    `ignore` may be left over.
+    they are). `weight_map` says which tensors make up each.
 
     The parameters are replaced, not copied into: a tensor that is taken as it is stays in the file
     that it is mapped from. Raises ModelError naming all that is missing, left over, or of another

@@ -6,7 +6,7 @@ for settings that would make another network (`FIXED`): those must have the one 
 """
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from types import UnionType
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
@@ -49,10 +49,9 @@ class ModelConfig:
         for field in fields(self):
             shown = self.RENAMED.get(field.name, field.name)
             _check_value(shown, getattr(self, field.name), field.type)
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
-            most = MOST_LAYERS if name == "num_hidden_layers" else LARGEST_WIDTH
-            if not 1 <= (value := getattr(self, name)) <= most:
-                raise ModelError(f"config.json: {name} is {value}; it must be 1 to {most:,}")
+        check_size(vocab_size=self.vocab_size, hidden_size=self.hidden_size)
+        check_size(num_attention_heads=self.num_attention_heads)
+        check_size(most=MOST_LAYERS, num_hidden_layers=self.num_hidden_layers)
 
     @property
     def num_labels(self) -> int:
@@ -62,10 +61,7 @@ class ModelConfig:
     def from_hugging_face(cls, raw: Mapping[str, Any]) -> Self:
         """Raises ModelError naming the setting that is missing, malformed, or not built here."""
         for key, value in cls.FIXED.items():
-            if raw.get(key, value) != value:
-                raise ModelError(
-                    f"config.json: {key} is {raw[key]!r}; only {value!r} is built here"
-                )
+            check_same(key, raw.get(key, value), value)
         values: dict[str, Any] = {}
         for field in fields(cls):
             theirs = cls.RENAMED.get(field.name, field.name)
@@ -116,6 +112,25 @@ class ModelConfig:
         return {}
 
 
+def check_size(*, least: int = 1, most: int = LARGEST_WIDTH, **sizes: int) -> None:
+    """Named sizes must be within what a network can have."""
+    for name, value in sizes.items():
+        if not least <= value <= most:
+            raise ModelError(f"config.json: {name} is {value}; it must be {least} to {most:,}")
+
+
+def check_choice(name: str, value: str, known: Collection[str]) -> None:
+    if value not in known:
+        raise ModelError(f"config.json: {name} is {value!r}; choose from {', '.join(known)}")
+
+
+def check_same(name: str, value: object, built: object) -> None:
+    """A setting that would make another network must have the value that is built."""
+    if value != built:
+        shown = reprlib.repr(value)
+        raise ModelError(f"config.json: {name} is {shown}; only {built!r} is built here")
+
+
 def check_divides(**pair: int) -> None:
     """Of two named sizes the second must divide the first."""
     (name, value), (by, divisor) = pair.items()
@@ -132,6 +147,8 @@ def default_labels(count: int) -> tuple[str, ...]:
 
 def with_labels(config: C, count: int) -> C:
     """The same network, for a classifier of so many classes."""
+    if count == config.num_labels:
+        return config
     return replace(config, labels=default_labels(count))
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pharos.models.bert import Bert, BertConfig, weight_map
+from pharos.models.bert import Bert, BertConfig
 
 TINY = BertConfig(
     vocab_size=50,
@@ -22,9 +22,10 @@ def tiny_bert(seed: int = 0) -> Bert:
 
 
 def tiny_checkpoint(seed: int = 0) -> dict[str, Tensor]:
-    state = tiny_bert(seed).state_dict()
+    bert = tiny_bert(seed)
+    state = bert.state_dict()
     weights = {}
-    for ours, source in weight_map(TINY).items():
+    for ours, source in bert.weight_map("").items():
         for name, part in zip(source.names, source.write(state[ours]), strict=True):
             weights[name] = part.clone()
     return weights

@@ -12,15 +12,18 @@ from torch.nn.functional import scaled_dot_product_attention
 from pharos.ops.packing import Run
 
 
-def packed_attention(qkv_N3HK: Tensor, runs: Sequence[Run]) -> Tensor:
-    """Scaled dot-product attention, every row of a text to every token of it: `[N, H, K]`."""
+def packed_attention(qkv_N3HK: Tensor, runs: Sequence[Run], *, dropout: float = 0.0) -> Tensor:
+    """Scaled dot-product attention, every row of a text to every token of it: `[N, H, K]`.
+    `dropout` is the share of the weights that are dropped."""
     heads_HK = qkv_N3HK.shape[2:]
     outputs = []
     for run in runs:
         qkv_BT3HK = qkv_N3HK[run.rows].view(run.texts, run.length, 3, *heads_HK)
         q_BHTK, k_BHTK, v_BHTK = qkv_BT3HK.permute(2, 0, 3, 1, 4)
         mask_B11T = None if run.mask is None else run.mask[:, None, None, :]
-        out_BHTK = scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, attn_mask=mask_B11T)
+        out_BHTK = scaled_dot_product_attention(
+            q_BHTK, k_BHTK, v_BHTK, attn_mask=mask_B11T, dropout_p=dropout
+        )
         outputs.append(out_BHTK.transpose(1, 2).flatten(0, 1))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 

@@ -36,11 +36,13 @@ class Run(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """A batch: token ids `[N]`, the position of each in its text `[N]`, and where the texts are."""
+    """A batch: token ids `[N]`, the position of each in its text `[N]`, where the texts are, and
+    which segment of its text a token belongs to `[N]` (None: all to the first)."""
 
     ids: Tensor
     positions: Tensor
     runs: list[Run]
+    token_types: Tensor | None = None
 
 
 def pack(
@@ -60,8 +62,23 @@ def pack(
         runs.append(Run(len(ids), len(members), length, mask))
         for text in members:
             ids += [*text, *[pad_id] * (length - len(text))]
-            positions += range(length)
+            positions += [*range(len(text)), *[0] * (length - len(text))]
     return Packed(torch.tensor(ids, device=device), torch.tensor(positions, device=device), runs)
+
+
+def pack_padded(
+    ids_BT: Tensor,
+    positions_BT: Tensor,
+    *,
+    valid_BT: Tensor | None = None,
+    token_types_BT: Tensor | None = None,
+) -> Packed:
+    """A padded batch as a packed one: a single run, whose padding is computed like everything else.
+    Row `b * T + t` is token t of text b."""
+    mask_BT = None if valid_BT is None else valid_BT.bool()
+    token_types_N = None if token_types_BT is None else token_types_BT.flatten()
+    run = Run(0, *ids_BT.shape, mask_BT)
+    return Packed(ids_BT.flatten(), positions_BT.expand_as(ids_BT).flatten(), [run], token_types_N)
 
 
 def mean_pool(x_ND: Tensor, runs: Sequence[Run]) -> Tensor:

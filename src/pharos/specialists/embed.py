@@ -24,24 +24,17 @@ from torch import nn
 
 from pharos.core.errors import ModelError
 from pharos.data.tokenizer import load_tokenizer
-from pharos.models.bert import IGNORED_WEIGHTS, Bert, BertConfig, weight_map
-from pharos.models.checkpoint import (
-    WEIGHTS_FILE,
-    Uninitialized,
-    load_weights,
-    read_config,
-    read_weights,
-    sha256_of,
-    verify_sha256,
-)
+from pharos.models.checkpoint import WEIGHTS_FILE, sha256_of, verify_sha256
+from pharos.models.encoder import PackedEncoder
+from pharos.models.load import load_model
 from pharos.models.resolve import DEFAULT_ENCODER, ModelFolder, find_model
 from pharos.ops import mean_pool, pack
 from pharos.ops.int8 import has_vnni
 from pharos.quant import convert_bf16, convert_int8
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]
-CONVERT: dict[str, Callable[[Bert], Bert]] = {
-    "fp32": Bert.float,
+CONVERT: dict[str, Callable[[PackedEncoder], PackedEncoder]] = {
+    "fp32": PackedEncoder.float,
     "bf16": convert_bf16,
     "int8": convert_int8,
 }
@@ -55,7 +48,7 @@ class SentenceEncoder:
 
     def __init__(
         self,
-        model: Bert,
+        model: PackedEncoder,
         tokenizer_file: Path,
         *,
         name: str,
@@ -70,7 +63,7 @@ class SentenceEncoder:
         self.precision = precision
         self.tokenizer_file = tokenizer_file
         self._model = model.eval()
-        self._device = model.embeddings.word.weight.device
+        self._device = model.embedding.weight.device
         self._tokenizer = load_tokenizer(tokenizer_file, max_tokens=max_tokens)
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, "embed", _use_one_core)
@@ -90,7 +83,7 @@ class SentenceEncoder:
     @torch.inference_mode()
     def _embed_batch(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         batch = pack(ids, device=self._device)
-        means_BD = mean_pool(self._model(batch), batch.runs)
+        means_BD = mean_pool(self._model.encode(batch), batch.runs)
         vectors: NDArray[np.float32] = nn.functional.normalize(means_BD, dim=-1).cpu().numpy()
         return vectors
 
@@ -112,7 +105,7 @@ def load_encoder(
         CONVERT[chosen](bert),
         folder.path / "tokenizer.json",
         name=f"{folder.name}@{digest[:8]}",
-        max_tokens=_max_tokens(folder.path, bert.config),
+        max_tokens=_max_tokens(folder.path, bert.max_positions),
         precision=chosen,
         threads=threads or torch.get_num_threads(),
     )
@@ -161,18 +154,18 @@ def _verified_digest(folder: ModelFolder) -> str:
     return folder.sha256
 
 
-def _load_bert(folder: Path) -> Bert:
-    config = BertConfig.from_hugging_face(read_config(folder))
-    with Uninitialized():
-        bert = Bert(config)
-    load_weights(bert, read_weights(folder), weight_map(config), ignore=IGNORED_WEIGHTS)
-    return bert
+def _load_bert(folder: Path) -> PackedEncoder:
+    model = load_model(folder, task="body")
+    if not isinstance(model, PackedEncoder):
+        kind = model.config.model_type
+        raise ModelError(f"{folder} is a {kind}; sentences are embedded by a BERT or a relative")
+    return model
 
 
-def _max_tokens(folder: Path, config: BertConfig) -> int:
+def _max_tokens(folder: Path, max_positions: int) -> int:
     """What the model was trained on, if the folder says so, else as many as it has positions."""
     length = _read_if_there(folder / "sentence_bert_config.json").get("max_seq_length")
-    return min(config.max_position_embeddings, length or config.max_position_embeddings)
+    return min(max_positions, length or max_positions)
 
 
 def _refuse_other_pooling(folder: Path) -> None:
