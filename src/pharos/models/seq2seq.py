@@ -27,8 +27,8 @@ KeysAndValues = tuple[Tensor, Tensor]
 
 
 class Seq2SeqCache(KVCache):
-    """The keys and values of the target's tokens, and those of the source's. `select` may exchange
-    the rows of one source only: what belongs to the source stays."""
+    """The keys and values of the target's tokens, and those of the source's. `select` chooses among
+    the rows, `select_sources` among the sources: what is left must be as many rows of each."""
 
     def __init__(self, *, num_layers: int, capacity: int = FIRST_CAPACITY) -> None:
         super().__init__(num_layers=num_layers, capacity=capacity)
@@ -40,6 +40,10 @@ class Seq2SeqCache(KVCache):
         if kept is None:
             kept = self._of_source[layer] = project()
         return kept
+
+    def select_sources(self, kept_B: Tensor) -> None:
+        for layer, kept in enumerate(self._of_source):
+            self._of_source[layer] = None if kept is None else (kept[0][kept_B], kept[1][kept_B])
 
     @property
     def num_bytes(self) -> int:
