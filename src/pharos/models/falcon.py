@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pharos.models.config import ModelConfig, check_divides, check_size
-from pharos.models.family import Body, Family
+from pharos.models.family import AttentionShape, Body, Family
 from pharos.models.heads import CausalLM, LastTokenClassifier, Reward, TokenClassifier
 from pharos.models.kv_cache import Cache, attend, next_positions
 from pharos.models.rope_config import read_rope, write_rope
@@ -204,6 +204,12 @@ class Falcon(Body):
             return Place(config.rope.rotation(positions_BT, dtype=dtype), None)
         values_HR, zero = Alibi(config.num_attention_heads).bias(length, positions_BT.device)
         return Place(None, DistanceBias(values_HR * config.head_dim**-0.5, zero))
+
+    def attention_shapes(self) -> list[AttentionShape]:
+        config = self.config
+        heads, groups, width = config.num_attention_heads, config.num_groups, config.head_dim
+        shape = AttentionShape(heads, groups, width, is_cached=True)
+        return [shape] * config.num_hidden_layers
 
     def weight_map(self, prefix: str) -> dict[str, Source]:
         names: dict[str, Source] = {"embedding.weight": One(f"{prefix}word_embeddings.weight")}

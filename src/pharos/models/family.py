@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -53,12 +53,33 @@ class Model(nn.Module):
         return {}
 
 
+class AttentionShape(NamedTuple):
+    """One time that a token looks at others: at most `reach` of them, if there is a limit. Where
+    `is_cached`, a decoder keeps each token's keys and values."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    reach: int | None = None
+    is_cached: bool = False
+
+
 class Body(Model):
     """From token ids to hidden states. `max_positions` is how many there are, where each has a
     vector of its own; None where positions are computed."""
 
     embedding: nn.Embedding
     max_positions: int | None = None
+
+    def attention_shapes(self) -> list[AttentionShape]:
+        """For each time that a token looks at others on its way. (Here: the layers of an encoder,
+        whose heads share the hidden width.)"""
+        heads, width = self.config.num_attention_heads, self.config.hidden_size
+        return [AttentionShape(heads, heads, width // heads)] * self.config.num_hidden_layers
+
+    def shared_passes(self) -> list[nn.Module]:
+        """Layers that a token passes more than once, each as often as it does."""
+        return []
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

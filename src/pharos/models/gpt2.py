@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pharos.models.config import ModelConfig, check_divides, check_size
-from pharos.models.family import Body, Family
+from pharos.models.family import AttentionShape, Body, Family
 from pharos.models.heads import CausalLM, LastTokenClassifier, Reward, TokenClassifier
 from pharos.models.kv_cache import Cache, attend, next_positions
 from pharos.models.weight_map import One, Source, Transposed, under
@@ -145,6 +145,9 @@ class GPT2(Body):
             cache.advance(ids_BT.shape[1])
         y_BTD: Tensor = self.norm(x_BTD)
         return y_BTD
+
+    def attention_shapes(self) -> list[AttentionShape]:
+        return [shape._replace(is_cached=True) for shape in super().attention_shapes()]
 
     def weight_map(self, prefix: str) -> dict[str, Source]:
         names = under(

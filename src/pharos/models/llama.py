@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pharos.core.errors import ModelError
 from pharos.models.config import MOST_LAYERS, ModelConfig, check_divides, check_size
-from pharos.models.family import Body, Family
+from pharos.models.family import AttentionShape, Body, Family
 from pharos.models.heads import CausalLM, LastTokenClassifier, Reward, TokenClassifier
 from pharos.models.kv_cache import Cache, attend, next_positions
 from pharos.models.rope_config import read_rope, write_rope
@@ -114,6 +114,11 @@ WINDOW_EVERYWHERE = {"mistral": 4096, "mixtral": None}
 """Whose layers all have the window of the config, and which it is if the config has none."""
 
 
+def attention_shapes(config: LlamaConfig) -> list[AttentionShape]:
+    heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    return [AttentionShape(heads, kv_heads, width, w, is_cached=True) for w in config.windows]
+
+
 class LlamaAttention(nn.Module):
     def __init__(self, config: LlamaConfig, layer: int) -> None:
         super().__init__()
@@ -195,6 +200,9 @@ class Llama(Body):
             cache.advance(ids_BT.shape[1])
         y_BTD: Tensor = self.norm(x_BTD)
         return y_BTD
+
+    def attention_shapes(self) -> list[AttentionShape]:
+        return attention_shapes(self.config)
 
     def weight_map(self, prefix: str) -> dict[str, Source]:
         names = under(

@@ -33,6 +33,7 @@ FAMILY_FILES = {
     "camembert": "roberta",
     "deberta-v2": "deberta",
     "distilbert": "distilbert",
+    "longformer": "longformer",
     "roberta": "roberta",
     "xlm-roberta": "roberta",
     "falcon": "falcon",
@@ -77,7 +78,7 @@ def load_model(
     if found.sha256 is not None:
         verify_sha256(found.path / WEIGHTS_FILE, found.sha256)
     family = family_of(raw.get("model_type"))
-    chosen = task or _task_in(raw, family)
+    chosen = task or task_in(raw, family)
     weights = {family.new_name(key): x for key, x in read_weights(found.path).items()}
     if family.complete is not None:
         raw = dict(family.complete(raw, weights))
@@ -149,7 +150,8 @@ def save_model(model: Model, folder: str | Path, *, max_shard_bytes: int = MAX_S
     (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
 
 
-def _task_in(raw: Mapping[str, Any], family: Family) -> Task:
+def task_in(raw: Mapping[str, Any], family: Family) -> Task:
+    """What the first of the `architectures` is for. Raises ModelError if that is not known."""
     architectures = raw.get("architectures")
     named = architectures[0] if isinstance(architectures, list) and architectures else ""
     task = family.task_of(named) if isinstance(named, str) else None

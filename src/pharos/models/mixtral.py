@@ -15,10 +15,16 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pharos.models.config import check_size
-from pharos.models.family import Body, Family
+from pharos.models.family import AttentionShape, Body, Family
 from pharos.models.heads import CausalLM, LastTokenClassifier, Reward
 from pharos.models.kv_cache import Cache, next_positions
-from pharos.models.llama import LAYER, LlamaAttention, LlamaConfig, LlamaTokenClassifier
+from pharos.models.llama import (
+    LAYER,
+    LlamaAttention,
+    LlamaConfig,
+    LlamaTokenClassifier,
+    attention_shapes,
+)
 from pharos.models.weight_map import One, Source, under
 from pharos.ops.experts import MixtureOfExperts
 from pharos.ops.masks import Causal, Mask
@@ -101,6 +107,9 @@ class Mixtral(Body):
             cache.advance(ids_BT.shape[1])
         y_BTD: Tensor = self.norm(x_BTD)
         return y_BTD
+
+    def attention_shapes(self) -> list[AttentionShape]:
+        return attention_shapes(self.config)
 
     def weight_map(self, prefix: str) -> dict[str, Source]:
         names = under(
