@@ -5,8 +5,10 @@ python benchmarks/hardware.py
 
 import os
 import platform
+import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 ISA = ("avx2", "avx512_f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
@@ -32,6 +34,17 @@ def describe() -> str:
         f"{cpu_model()}, {usable_cores()} cores ({isa}){gpu}; {platform.system()}, "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
+
+
+def memory_bandwidth() -> float:
+    """Bytes per second that one pass over more memory than the caches hold reads, at best."""
+    block = np.ones(2**27, dtype=np.float32)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        block.sum()
+        seconds.append(time.perf_counter() - started)
+    return block.nbytes / min(seconds)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from typing import Any, get_args
 
 import numpy as np
 from benchmarks.datasets import add_data_argument, squad
-from benchmarks.hardware import describe
+from benchmarks.hardware import describe, memory_bandwidth
 from benchmarks.peers import load_peers, versions
 from numpy.typing import NDArray
 
@@ -222,17 +222,6 @@ def peer_latencies(
 
     parts = {"bm25": keywords, "dense": dense, "hybrid": hybrid}
     return [timed(f"peers: {name}", part, questions) for name, part in parts.items()]
-
-
-def memory_bandwidth() -> float:
-    """Bytes per second that one pass over more memory than the caches hold reads, at best."""
-    block = np.ones(2**27, dtype=np.float32)
-    seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        block.sum()
-        seconds.append(time.perf_counter() - started)
-    return block.nbytes / min(seconds)
 
 
 def measure(

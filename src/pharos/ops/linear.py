@@ -29,7 +29,7 @@ def pack_weight(weight_OI: Tensor) -> Tensor:
     return packed
 
 
-def packed_linear(x_NI: Tensor, packed_OI: Tensor, bias_O: Tensor, *, gelu: bool) -> Tensor:
+def packed_linear(x_NI: Tensor, packed_OI: Tensor, bias_O: Tensor | None, *, gelu: bool) -> Tensor:
     """`x Wᵀ + b`, then the exact GELU while the result is still in registers, if asked."""
     activation, variant = ("gelu", "none") if gelu else ("none", "")
     y_NO: Tensor = torch.ops.mkldnn._linear_pointwise(
@@ -38,7 +38,7 @@ def packed_linear(x_NI: Tensor, packed_OI: Tensor, bias_O: Tensor, *, gelu: bool
     return y_NO
 
 
-def plain_linear(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor, *, gelu: bool) -> Tensor:
+def plain_linear(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, *, gelu: bool) -> Tensor:
     """The twin of `packed_linear`, with the weight as it was."""
     y_NO = linear(x_NI, weight_OI, bias_O)
     return exact_gelu(y_NO) if gelu else y_NO

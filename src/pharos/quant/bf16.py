@@ -18,7 +18,7 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear, gelu: bool) -> None:
         super().__init__()
         self.gelu = gelu
-        self.bias_O = linear.bias.detach()
+        self.bias_O = None if linear.bias is None else linear.bias.detach()
         self.packed_OI = pack_weight(linear.weight.detach())
 
     def forward(self, x_NI: Tensor) -> Tensor:
@@ -28,6 +28,13 @@ class PackedLinear(nn.Module):
 def convert_bf16(model: M) -> M:
     """Turn a model into one for inference in bfloat16, in place."""
     model.to(torch.bfloat16)
-    if all(can_pack(weight) for weight in model.parameters()):
-        swap_linears(model, PackedLinear)
+    pack_linears(model)
     return model
+
+
+def pack_linears(model: nn.Module) -> None:
+    """Lay the linears of a bfloat16 model out for the processor's multiplier, in place; nothing is
+    done where that is not possible. What is computed stays the same, but for rounding."""
+    weights = list(model.parameters())
+    if all(can_pack(weight) and weight.dtype == torch.bfloat16 for weight in weights):
+        swap_linears(model, PackedLinear)

@@ -27,6 +27,7 @@ from pharos.models.heads import CausalLM
 from pharos.models.load import load_model
 from pharos.models.resolve import find_model
 from pharos.models.seq2seq import Seq2SeqLM
+from pharos.quant.bf16 import pack_linears
 from pharos.serve.stop_strings import StopStrings
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -146,6 +147,7 @@ def load_local(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(folder.path, device=device)
     model = model.to(_dtype(dtype, model, device))
+    pack_linears(model)
     tokenizer = Tokenizer.load(folder.path)
     if isinstance(model, Seq2SeqLM):
         return LocalSeq2Seq(model, tokenizer, read_decoding(folder.path), name=folder.name)
