@@ -20,7 +20,7 @@ from pharos.models.encoder_heads import (
     QuestionAnswering,
     TokenClassifier,
 )
-from pharos.models.family import Family
+from pharos.models.family import AttentionShape, Family
 from pharos.models.weight_map import Source, under
 from pharos.ops.packing import Packed
 
@@ -77,6 +77,14 @@ class Albert(PackedEncoder):
             for j in self.config.of_group(self.config.group(i)):
                 x_ND = self.layers[j](x_ND, batch.runs)
         return x_ND
+
+    def shared_passes(self) -> list[nn.Module]:
+        layers = range(self.config.num_hidden_layers)
+        groups = (self.config.of_group(self.config.group(i)) for i in layers)
+        return [self.layers[j] for group in groups for j in group]
+
+    def attention_shapes(self) -> list[AttentionShape]:
+        return super().attention_shapes() * int(self.config.inner_group_num)
 
     def weight_map(self, prefix: str) -> dict[str, Source]:
         sources = super().weight_map(prefix)

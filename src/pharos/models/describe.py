@@ -7,9 +7,9 @@ memory is taken for one.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ CacheDtype = Literal["fp32", "bf16", "int8"]
 
 BYTES: Mapping[CacheDtype, int] = {"fp32": 4, "bf16": 2, "int8": 1}
 NF4_BLOCK = 64
+M = TypeVar("M", bound=nn.Module)
 LM_TASKS = ("causal_lm", "masked_lm", "seq2seq_lm")
 
 
@@ -76,8 +77,8 @@ class ModelDescription:
         return rest + self.num_linear_weights // 2 + 4 * (self.num_linear_weights // NF4_BLOCK)
 
     def kv_bytes_per_token(self, dtype: CacheDtype) -> int:
-        """What the cache grows by with each token, in all layers: 0 for an encoder. Where a decoder
-        looks at a source besides, a token of the source takes its own."""
+        """What the cache grows by with each token, in all layers: 0 for an encoder. (What an
+        encoder-decoder keeps of its source comes once, and is not in it.)"""
         cached = (shape for shape in self.attention if shape.is_cached)
         return BYTES[dtype] * sum(2 * shape.num_kv_heads * shape.head_dim for shape in cached)
 
@@ -109,7 +110,6 @@ def describe_config(raw: Mapping[str, Any], task: Task | None = None) -> ModelDe
 
 def describe(model: Model, task: Task) -> ModelDescription:
     body = model if isinstance(model, Body) else next(_of_type(model, Body))
-    linears = list(_of_type(model, nn.Linear))
     idle = sum(_idle(mixture) for mixture in _of_type(model, MixtureOfExperts))
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     return ModelDescription(
@@ -120,14 +120,14 @@ def describe(model: Model, task: Task) -> ModelDescription:
         num_active_parameters=num_parameters - idle,
         num_embedding_parameters=_num_embedding_parameters(model),
         num_linear_weights=_num_linear_weights(model),
-        num_linear_rows=sum(linear.out_features for linear in linears),
+        num_linear_rows=sum(linear.out_features for linear in _of_type(model, nn.Linear)),
         num_multiplied=_num_linear_weights(model) - idle + _used_again(model, body, task),
         attention=tuple(body.attention_shapes()),
         max_positions=getattr(model.config, "max_position_embeddings", None),
     )
 
 
-def _of_type(model: nn.Module, kind: type[Any]) -> Iterable[Any]:
+def _of_type(model: nn.Module, kind: type[M]) -> Iterator[M]:
     return (module for module in model.modules() if isinstance(module, kind))
 
 

@@ -55,7 +55,7 @@ class Model(nn.Module):
 
 class AttentionShape(NamedTuple):
     """One time that a token looks at others: at most `reach` of them, if there is a limit. Where
-    `is_cached`, a decoder keeps each token's keys and values."""
+    `is_cached`, a decoder keeps the keys and values of each token that it has read or written."""
 
     num_heads: int
     num_kv_heads: int

@@ -23,7 +23,7 @@ from torch.nn.functional import linear
 
 from pharos.core.errors import ModelError
 from pharos.models.config import MOST_LAYERS, ModelConfig, check_size
-from pharos.models.family import Family, Model
+from pharos.models.family import AttentionShape, Family, Model
 from pharos.models.kv_cache import attend
 from pharos.models.seq2seq import (
     EncoderDecoder,
@@ -306,6 +306,14 @@ class T5(EncoderDecoder):
     ) -> Tensor:
         x_RTD: Tensor = self.decoder(self.embedding(ids_RT), states_BSD, valid_BS, cache)
         return x_RTD
+
+    def attention_shapes(self) -> list[AttentionShape]:
+        config = self.config
+        shape = AttentionShape(
+            config.num_attention_heads, config.num_attention_heads, config.head_dim
+        )
+        of_decoder = [shape._replace(is_cached=True), shape] * int(config.num_decoder_layers)
+        return [shape] * int(config.num_hidden_layers) + of_decoder
 
     def weight_map(self, prefix: str) -> dict[str, Source]:
         names: dict[str, Source] = {"embedding.weight": One(f"{prefix}shared.weight")}

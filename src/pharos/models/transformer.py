@@ -36,7 +36,7 @@ from pharos.models.config import (
     check_divides,
     check_size,
 )
-from pharos.models.family import Family
+from pharos.models.family import AttentionShape, Family
 from pharos.models.kv_cache import attend, next_positions
 from pharos.models.seq2seq import (
     EncoderDecoder,
@@ -281,6 +281,12 @@ class Transformer(EncoderDecoder):
         x_BTD = embedding(ids_BT) * (math.sqrt(width) if self.config.scale_embedding else 1.0)
         y_BTD: Tensor = self.dropout(x_BTD + table_BTD.to(x_BTD.dtype))
         return y_BTD
+
+    def attention_shapes(self) -> list[AttentionShape]:
+        heads, width = self.config.num_decoder_heads, self.config.hidden_size
+        shape = AttentionShape(heads, heads, width // heads)
+        of_decoder = [shape._replace(is_cached=True), shape] * int(self.config.num_decoder_layers)
+        return super().attention_shapes() + of_decoder
 
     def weight_map(self, prefix: str) -> dict[str, Source]:
         names = {"embedding.weight": "shared.weight"}
