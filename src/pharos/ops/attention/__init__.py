@@ -4,6 +4,8 @@
 
 - `plain`: float32, every step written out. The twin that all others are compared with.
 - `sdpa`: torch's fused kernels; a mask other than none or causal becomes a matrix.
+- `tiled`: exact, tile by tile: memory grows with the length, time falls with the mask's density.
+
 Sharing of keys and values follows from the shapes: as many heads as the queries have (multi-head),
 fewer (grouped-query, Ainslie et al. 2023), or one (multi-query, Shazeer 2019).
 """
@@ -14,10 +16,13 @@ from torch import Tensor
 
 from pharos.ops.attention.dense import plain_attention, sdpa_attention
 from pharos.ops.attention.scoring import Scoring
+from pharos.ops.attention.tiled import tiled_attention
 from pharos.ops.masks import Full, Mask
 from pharos.ops.positions import DistanceBias
 
-Backend = Literal["plain", "sdpa"]
+Backend = Literal["plain", "sdpa", "tiled"]
+
+SMALL = 1 << 20  # pairs of a query and a key: fewer are soonest done as one matrix
 
 __all__ = ["Backend", "attention", "choose_backend"]
 
@@ -52,6 +57,10 @@ def attention(
         return plain_attention(q_BHTK, k_BGSK, v_BGSK, scoring, dropout=dropout)
     if backend == "sdpa":
         return sdpa_attention(q_BHTK, k_BGSK, v_BGSK, scoring, dropout=dropout)
+    if dropout:
+        raise ValueError(f"dropout {dropout} with the {backend} backend; choose plain or sdpa")
+    if backend == "tiled":
+        return tiled_attention(q_BHTK, k_BGSK, v_BGSK, scoring)
     raise ValueError(f"unknown backend {backend!r}; choose from {', '.join(get_args(Backend))}")
 
 
@@ -59,7 +68,11 @@ def choose_backend(
     q_BHTK: Tensor, k_BGSK: Tensor, *, mask: Mask, bias: DistanceBias | None, dropout: float
 ) -> Backend:
     """The fastest backend for these shapes on this device (docs/benchmarks.md)."""
-    return "sdpa"
+    num_pairs = q_BHTK.shape[2] * k_BGSK.shape[2]
+    needs_no_matrix = bias is None and isinstance(mask, Full | Causal)
+    if dropout or needs_no_matrix or num_pairs <= SMALL:
+        return "sdpa"
+    return "tiled"
 
 
 def _check_shapes(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor) -> None:

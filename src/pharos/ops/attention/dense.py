@@ -78,7 +78,7 @@ def _unmasked(
     groups, length, width = k_BGSK.shape[1], q_BHTK.shape[2], q_BHTK.shape[3]
     q_BGRK = q_BHTK.reshape(len(q_BHTK), groups, -1, width)
     out_BGRK = scaled_dot_product_attention(q_BGRK, k_BGSK, v_BGSK, scale=scale, dropout_p=dropout)
-    return out_BGRK.view(len(q_BHTK), -1, length, width)
+    return out_BGRK.view(len(q_BHTK), -1, length, v_BGSK.shape[3])
 
 
 def _every_head(x_BGSK: Tensor, q_BHTK: Tensor) -> Tensor:
