@@ -17,7 +17,7 @@ from torch import Tensor
 from pharos.ops.attention.dense import plain_attention, sdpa_attention
 from pharos.ops.attention.scoring import Scoring
 from pharos.ops.attention.tiled import tiled_attention
-from pharos.ops.masks import Full, Mask
+from pharos.ops.masks import Causal, Full, Mask
 from pharos.ops.positions import DistanceBias
 
 Backend = Literal["plain", "sdpa", "tiled"]
@@ -68,9 +68,9 @@ def choose_backend(
     q_BHTK: Tensor, k_BGSK: Tensor, *, mask: Mask, bias: DistanceBias | None, dropout: float
 ) -> Backend:
     """The fastest backend for these shapes on this device (docs/benchmarks.md)."""
-    num_pairs = q_BHTK.shape[2] * k_BGSK.shape[2]
-    needs_no_matrix = bias is None and isinstance(mask, Full | Causal)
-    if dropout or needs_no_matrix or num_pairs <= SMALL:
+    num_queries, num_keys = q_BHTK.shape[2], k_BGSK.shape[2]
+    known = isinstance(mask, Full) or (isinstance(mask, Causal) and num_queries == num_keys)
+    if dropout or (known and bias is None) or num_queries * num_keys <= SMALL:
         return "sdpa"
     return "tiled"
 
