@@ -97,11 +97,17 @@ class PackedEncoder(Body):
     ) -> Tensor:
         """Hidden states `[B, T, D]`. `valid_BT` is true where a token is one and false where it is
         padding (default: all are tokens); what stands at padding has no meaning."""
+        batch = self.pack(ids_BT, valid_BT, token_types_BT)
+        return self.encode(batch).view(*ids_BT.shape, -1)
+
+    def pack(
+        self, ids_BT: Tensor, valid_BT: Tensor | None, token_types_BT: Tensor | None
+    ) -> Packed:
+        """A padded batch as a packed one. Raises ValueError for texts that are too long."""
         check_length(ids_BT.shape[1], self.max_positions)
-        batch = pack_padded(
+        return pack_padded(
             ids_BT, self.positions(ids_BT), valid_BT=valid_BT, token_types_BT=token_types_BT
         )
-        return self.encode(batch).unflatten(0, ids_BT.shape)
 
     def positions(self, ids_BT: Tensor) -> Tensor:
         """The positions of a padded batch, `[T]` or `[B, T]`: its columns."""

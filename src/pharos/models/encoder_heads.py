@@ -4,7 +4,7 @@ Shapes: B texts, T tokens, D hidden width, V vocabulary, C classes.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,20 @@ class EncoderHead(Model):
         super().__init__()
         self.config = body.config
         self.body = body
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        *,
+        valid_BT: Tensor | None = None,
+        token_types_BT: Tensor | None = None,
+    ) -> Any:
+        """What `logits` gives; see the body's `forward` for the arguments."""
+        return self.logits(self.body(ids_BT, valid_BT=valid_BT, token_types_BT=token_types_BT))
+
+    def logits(self, x_BTD: Tensor) -> Any:
+        """Of the body's hidden states."""
+        raise NotImplementedError
 
     def weight_map(self, prefix: str) -> dict[str, Source]:
         sources = below("body", self.body.weight_map(prefix))
@@ -57,18 +71,8 @@ class MaskedLM(EncoderHead):
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
-    def forward(
-        self,
-        ids_BT: Tensor,
-        *,
-        valid_BT: Tensor | None = None,
-        token_types_BT: Tensor | None = None,
-    ) -> Tensor:
-        """Logits `[B, T, V]`; see the body's `forward` for the arguments."""
-        return self.logits(self.body(ids_BT, valid_BT=valid_BT, token_types_BT=token_types_BT))
-
     def logits(self, x_D: Tensor) -> Tensor:
-        """Hidden states to logits: in training, those behind a mask are enough."""
+        """`[B, T, V]`. In training, the hidden states behind a mask are enough."""
         x_D = self.norm(self.gelu(self.dense(x_D)))
         return linear(x_D, self.body.embedding.weight, self.bias)
 
@@ -94,15 +98,8 @@ class FirstTokenClassifier(EncoderHead):
     def activation(self, x_BD: Tensor) -> Tensor:
         return x_BD.tanh()
 
-    def forward(
-        self,
-        ids_BT: Tensor,
-        *,
-        valid_BT: Tensor | None = None,
-        token_types_BT: Tensor | None = None,
-    ) -> Tensor:
-        """Logits `[B, C]`; see the body's `forward` for the arguments."""
-        x_BTD = self.body(ids_BT, valid_BT=valid_BT, token_types_BT=token_types_BT)
+    def logits(self, x_BTD: Tensor) -> Tensor:
+        """`[B, C]`."""
         x_BD = self.activation(self.dense(self.first_dropout(x_BTD[:, 0])))
         y_BC: Tensor = self.out(self.dropout(x_BD))
         return y_BC
@@ -118,15 +115,8 @@ class TokenClassifier(EncoderHead):
         self.dropout = nn.Dropout(self.config.head_dropout if dropout is None else dropout)
         self.out = nn.Linear(self.config.hidden_size, self.config.num_labels)
 
-    def forward(
-        self,
-        ids_BT: Tensor,
-        *,
-        valid_BT: Tensor | None = None,
-        token_types_BT: Tensor | None = None,
-    ) -> Tensor:
-        """Logits `[B, T, C]`; see the body's `forward` for the arguments."""
-        x_BTD = self.body(ids_BT, valid_BT=valid_BT, token_types_BT=token_types_BT)
+    def logits(self, x_BTD: Tensor) -> Tensor:
+        """`[B, T, C]`."""
         y_BTC: Tensor = self.out(self.dropout(x_BTD))
         return y_BTC
 
@@ -148,13 +138,6 @@ class QuestionAnswering(EncoderHead):
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(self.config.hidden_size, 2)
 
-    def forward(
-        self,
-        ids_BT: Tensor,
-        *,
-        valid_BT: Tensor | None = None,
-        token_types_BT: Tensor | None = None,
-    ) -> SpanLogits:
-        """See the body's `forward` for the arguments. What stands at padding has no meaning."""
-        x_BTD = self.body(ids_BT, valid_BT=valid_BT, token_types_BT=token_types_BT)
+    def logits(self, x_BTD: Tensor) -> SpanLogits:
+        """What stands at padding has no meaning."""
         return SpanLogits(*self.out(self.dropout(x_BTD)).unbind(-1))

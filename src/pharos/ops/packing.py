@@ -36,13 +36,26 @@ class Run(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """A batch: token ids `[N]`, the position of each in its text `[N]`, where the texts are, and
-    which segment of its text a token belongs to `[N]` (None: all to the first)."""
+    """A batch: token ids `[N]`, the position of each in its text `[N]`, where the texts are, which
+    segment of its text a token belongs to `[N]` (None: all to the first), and which tokens see
+    their whole text and are seen by it in an encoder whose others do not `[N]` (None: none)."""
 
     ids: Tensor
     positions: Tensor
     runs: list[Run]
     token_types: Tensor | None = None
+    is_global: Tensor | None = None
+
+    @property
+    def is_token(self) -> Tensor:
+        """Which rows are not padding, `[N]`."""
+        of_runs = [
+            self.ids.new_ones(run.texts * run.length, dtype=torch.bool)
+            if run.mask is None
+            else run.mask.flatten()
+            for run in self.runs
+        ]
+        return torch.cat(of_runs)
 
 
 def pack(
