@@ -7,7 +7,7 @@ save_model(model, "somewhere/else")
 import importlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from pharos.models.checkpoint import (
     verify_sha256,
 )
 from pharos.models.family import Family, Model, Task
+from pharos.models.initialize import initialize
 from pharos.models.resolve import find_model
+from pharos.models.weight_map import WeightMap
 
 FAMILY_FILES = {
     "albert": "albert",
@@ -84,21 +86,39 @@ def load_model(
         raw = dict(family.complete(raw, weights))
     model = build_model(raw, chosen)
     prefix = family.prefix if any(key.startswith(family.prefix) for key in weights) else ""
-    weight_map = model.weight_map(prefix)
     _merge_copies(weights, model.copies(prefix))
-    ignored = [re.compile(pattern) for pattern in family.ignored]
+    weight_map = model.weight_map(prefix)
+    weights = _without_unused(weights, weight_map, _unused(family, chosen, prefix))
+    load_weights(model, weights, weight_map, dtype=dtype)
+    return model.eval().to(device)
+
+
+def new_model(raw: Mapping[str, Any], task: Task, *, seed: int = 0) -> Model:
+    """The module that the content of a `config.json` describes, with weights to be trained."""
+    model = build_model(raw, task)
+    initialize(model, seed=seed)
+    return model
+
+
+def _unused(family: Family, task: Task, prefix: str) -> list[str]:
+    """Patterns of the tensors that a checkpoint may hold beside those that the task needs."""
+    patterns = list(family.ignored)
+    if task in family.left_out:
+        patterns.append(family.left_out[task])
+    if task == "body":
+        patterns.append(f"(?!{re.escape(prefix)})")
+    return patterns
+
+
+def _without_unused(
+    weights: Mapping[str, torch.Tensor], weight_map: WeightMap, patterns: Sequence[str]
+) -> dict[str, torch.Tensor]:
     wanted = {name for source in weight_map.values() for name in source.names}
-    if chosen in family.left_out:
-        ignored.append(re.compile(family.left_out[chosen]))
-    if chosen == "body":
-        ignored.append(re.compile(f"(?!{re.escape(prefix)})"))
-    kept = {
+    return {
         key: tensor
         for key, tensor in weights.items()
-        if key in wanted or not any(pattern.match(key) for pattern in ignored)
+        if key in wanted or not any(re.match(pattern, key) for pattern in patterns)
     }
-    load_weights(model, kept, weight_map, dtype=dtype)
-    return model.eval().to(device)
 
 
 def _merge_copies(weights: dict[str, torch.Tensor], copies: Mapping[str, str]) -> None:
