@@ -1,5 +1,6 @@
 """`pharos models`: the models that have a short name, and where they are."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -7,6 +8,7 @@ import typer
 from pharos.cli.options import JsonOption
 
 if TYPE_CHECKING:
+    from pharos.models.describe import ModelDescription
     from pharos.models.resolve import ModelFolder
 
 models = typer.Typer(
@@ -16,6 +18,7 @@ models = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+USUAL_CONTEXT = 4096
 NameArgument = Annotated[
     str,
     typer.Argument(
@@ -73,36 +76,85 @@ def pull(name: NameArgument) -> None:
 
 
 @models.command()
-def show(name: NameArgument, as_json: JsonOption = False) -> None:
-    """Show a model: its folder, shape and checksum.
+def show(
+    name: NameArgument,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            "--context",
+            metavar="TOKENS",
+            min=1,
+            help=f"How many tokens a token sees; else {USUAL_CONTEXT}, or the model's most.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a model: its parts, what they cost in memory and operations, its files.
+
+    No weights are loaded: a folder with a config.json is enough.
 
     \b
     Example:
       pharos models show all-MiniLM-L6-v2
     """
-    from pharos.cli import rendering, terminal
+    from pharos.cli import architecture, rendering, terminal
+    from pharos.models.checkpoint import read_config
     from pharos.models.resolve import find_model
 
     folder = find_model(name)
-    facts = model_facts(folder)
-    if as_json:
-        terminal.print_json({"name": folder.name, **facts})
-    else:
-        rendering.print_fields(folder.name, facts)
-
-
-def model_facts(folder: "ModelFolder") -> dict[str, Any]:
-    from pharos.models.checkpoint import read_config, sha256_of, weight_files
-
-    files = weight_files(folder.path)
-    digests = {file.name: sha256_of(file) for file in files}
-    published = None if folder.sha256 is None else folder.sha256 in digests.values()
     config = read_config(folder.path)
+    description = description_of(config)
+    most = USUAL_CONTEXT if description is None else description.max_positions or USUAL_CONTEXT
+    context = context or min(USUAL_CONTEXT, most)
+    if as_json:
+        shape = description and architecture.architecture_json(description, context)
+        facts = {**folder_facts(folder, config), **checksums(folder)}
+        terminal.print_json({"name": folder.name, **facts, "architecture": shape})
+        return
+    rendering.print_fields(folder.name, folder_facts(folder, config))
+    if description is not None:
+        architecture.print_architecture(description, context)
+    has_files = bool(files_of(folder))
+    rendering.print_fields("weights" if has_files else "no weights here", checksums(folder))
+
+
+def description_of(config: dict[str, Any]) -> "ModelDescription | None":
+    """None, with the reason on stderr, for a network that cannot be built here."""
+    from pharos.cli import terminal
+    from pharos.core import ModelError
+    from pharos.models.describe import describe_config
+
+    try:
+        return describe_config(config)
+    except ModelError as error:
+        terminal.note(f"no table of its parts: {error}")
+        return None
+
+
+def folder_facts(folder: "ModelFolder", config: dict[str, Any]) -> dict[str, Any]:
+    files = files_of(folder)
     shape = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
     return {
         "folder": str(folder.path),
         **{key: config[key] for key in shape if key in config},
-        "megabytes": round(sum(file.stat().st_size for file in files) / 1e6),
+        "megabytes": round(sum(file.stat().st_size for file in files) / 1e6) if files else None,
+    }
+
+
+def checksums(folder: "ModelFolder") -> dict[str, Any]:
+    """Of each file of weights, and whether it is the published one (None: nobody published it)."""
+    from pharos.models.checkpoint import sha256_of
+
+    digests = {file.name: sha256_of(file) for file in files_of(folder)}
+    published = None if folder.sha256 is None else folder.sha256 in digests.values()
+    return {
         **{f"sha256 of {name}": digest for name, digest in digests.items()},
         "published": published,
     }
+
+
+def files_of(folder: "ModelFolder") -> list[Path]:
+    """The files of the weights; none in a folder that has only the config."""
+    from pharos.models.checkpoint import has_weights, weight_files
+
+    return weight_files(folder.path) if has_weights(folder.path) else []

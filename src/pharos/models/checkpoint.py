@@ -48,6 +48,11 @@ def read_config(folder: Path) -> dict[str, object]:
     return config
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder has safetensors files, or an index of them."""
+    return (folder / WEIGHTS_FILE).is_file() or (folder / INDEX_FILE).is_file()
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder: one, or the shards that the index lists."""
     if (folder / WEIGHTS_FILE).is_file():

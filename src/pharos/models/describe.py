@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from pharos.ops.experts import MixtureOfExperts
 Precision = Literal["fp32", "bf16", "int8", "nf4"]
 CacheDtype = Literal["fp32", "bf16", "int8"]
 
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 BYTES: Mapping[CacheDtype, int] = {"fp32": 4, "bf16": 2, "int8": 1}
 NF4_BLOCK = 64
 M = TypeVar("M", bound=nn.Module)
