@@ -90,7 +90,7 @@ def generate(
 
     An encoder-decoder reads the text and writes another.
     """
-    from pharos.cli.terminal import note, print_json, saying
+    from pharos.cli.terminal import note, print_json, saying, shown_path
     from pharos.core import SamplingParams
 
     params = SamplingParams(
@@ -108,11 +108,18 @@ def generate(
     )
     if logprobs is not None and not as_json:
         raise typer.BadParameter("--logprobs are printed with --json")
+    if trace is not None and not trace.parent.is_dir():
+        raise typer.BadParameter(f"--trace: {trace.parent} is not a folder")
     text = sys.stdin.read() if prompt == "-" else prompt
     from pharos.serve.local import LocalSeq2Seq, load_local
 
     model = load_local(name, dtype=dtype, device=device)
     if isinstance(model, LocalSeq2Seq):
+        if trace is not None:
+            raise typer.BadParameter(
+                f"--trace shows how a decoder goes on with a text; {model.name} is an "
+                "encoder-decoder"
+            )
         print_target(model, text, beams, max_tokens, as_json)
         return
     if beams > 1:
@@ -133,6 +140,19 @@ def generate(
         print_json(completion_object(model, text, pieces, first - started, speed))
     elif sys.stderr.isatty() and speed:
         note(f"{num_new} tokens, {speed:.1f} a second; the first after {first - started:.2f} s")
+    if trace is not None:
+        write_trace(model, text, pieces, trace)
+        note(f"The trace is in {shown_path(trace)}; open it with a browser.")
+
+
+def write_trace(model: "LocalModel", prompt: str, pieces: "list[Piece]", path: Path) -> None:
+    """The page that shows how the model read `prompt` and what it wrote."""
+    from pharos.models.trace import trace
+    from pharos.serve.trace_page import trace_page
+
+    written = [piece.token.id for piece in pieces if piece.token is not None]
+    found = trace(model.model, model.text_ids(prompt), written)
+    path.write_text(trace_page(found, model.tokenizer, name=model.name), encoding="utf-8")
 
 
 def print_target(
@@ -158,7 +178,7 @@ def completion_object(
     return {
         "text": "".join(piece.text for piece in pieces),
         "finish_reason": pieces[-1].finish_reason,
-        "prompt_tokens": len(model.tokenizer.encode(prompt)),
+        "prompt_tokens": len(model.text_ids(prompt)),
         "completion_tokens": len(tokens),
         "tokens": [
             {

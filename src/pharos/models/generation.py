@@ -72,7 +72,8 @@ class Generation:
         eos_ids: Sequence[int] = (),
     ) -> None:
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        _check_prompts(model, prompts, each)
+        for prompt, row in zip(prompts, each, strict=True):
+            check_prompt(model, prompt, row.max_tokens)
         self._model = model
         self._eos_ids = frozenset(eos_ids)
         self._rows = [_Row(i, row, _seed(row)) for i, row in enumerate(each)]
@@ -176,23 +177,21 @@ class Generation:
             self._seen = Seen(*(counts_BV[kept_B] for counts_BV in self._seen))
 
 
-def _check_prompts(
-    model: CausalLM, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
-) -> None:
+def check_prompt(model: CausalLM, prompt: Sequence[int], max_tokens: int) -> None:
+    """Raises ValueError for what the model cannot read, or not go on from for `max_tokens`."""
     vocab_size, most = model.config.vocab_size, model.body.max_positions
-    for prompt, row in zip(prompts, params, strict=True):
-        if not prompt:
-            raise ValueError("a prompt has no tokens; begin with the model's bos token")
-        if not 0 <= min(prompt) <= max(prompt) < vocab_size:
-            raise ValueError(
-                f"a prompt has ids from {min(prompt)} to {max(prompt)}; the vocabulary goes from 0 "
-                f"to {vocab_size - 1}: is this the model's tokenizer?"
-            )
-        if most is not None and len(prompt) + row.max_tokens > most:
-            raise ValueError(
-                f"a prompt of {len(prompt)} tokens and max_tokens {row.max_tokens} exceed the "
-                f"{most} positions that the model has; shorten one of them"
-            )
+    if not prompt:
+        raise ValueError("a prompt has no tokens; begin with the model's bos token")
+    if not 0 <= min(prompt) <= max(prompt) < vocab_size:
+        raise ValueError(
+            f"a prompt has ids from {min(prompt)} to {max(prompt)}; the vocabulary goes from 0 "
+            f"to {vocab_size - 1}: is this the model's tokenizer?"
+        )
+    if most is not None and len(prompt) + max_tokens > most:
+        raise ValueError(
+            f"a prompt of {len(prompt)} tokens and max_tokens {max_tokens} exceed the "
+            f"{most} positions that the model has; shorten one of them"
+        )
 
 
 def _left_padded(

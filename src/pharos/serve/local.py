@@ -56,12 +56,10 @@ class LocalModel:
 
     def generate(self, prompt: str, params: SamplingParams) -> Iterator[Piece]:
         """Continue a text. Special tokens are added to it as the tokenizer's file says."""
-        return self.generate_ids(self.tokenizer.encode(prompt), params)
+        return self.generate_ids(self.text_ids(prompt), params)
 
     def generate_ids(self, ids: Sequence[int], params: SamplingParams) -> Iterator[Piece]:
-        """Continue a sequence of tokens; a text that has none begins with the `bos` token."""
-        bos = self.tokenizer.bos_id
-        ids = list(ids) if ids or bos is None else [bos]
+        """Continue a sequence of tokens."""
         decoder = StreamDecoder(self.tokenizer)
         stop = StopStrings(params.stop)
         reason: FinishReason = "length"
@@ -73,6 +71,11 @@ class LocalModel:
                 break
         rest = stop.push(decoder.flush()) + stop.flush()
         yield Piece(text=rest, finish_reason="stop" if stop.is_stopped else reason)
+
+    def text_ids(self, text: str) -> list[int]:
+        """The tokens of a text; one that has none begins with the `bos` token."""
+        ids, bos = self.tokenizer.encode(text), self.tokenizer.bos_id
+        return ids if ids or bos is None else [bos]
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of a conversation, ready for the assistant's reply."""
