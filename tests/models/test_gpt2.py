@@ -1,3 +1,5 @@
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +12,13 @@ from oracle import (
     assert_saved_for_theirs,
     pair_of,
     random_ids,
+    random_model,
     transformers,
 )
+from safetensors.torch import save_file
 
 from pharos.core import ModelError
-from pharos.models.load import build_model
+from pharos.models.load import build_model, load_model
 
 GPT2: dict[str, Any] = SIZES | {"max_position_embeddings": 64}
 CONFIGS = {
@@ -79,3 +83,21 @@ def test_heads_equal_the_references(head: str) -> None:
 def test_a_decoder_that_looks_at_an_encoder_is_refused() -> None:
     with pytest.raises(ModelError, match="add_cross_attention is True; only False is built"):
         build_model(CONFIGS["gpt2"].to_dict() | {"add_cross_attention": True}, "causal_lm")
+
+
+def test_a_file_without_prefix_with_old_buffers_and_the_output_once_more_loads(
+    tmp_path: Path,
+) -> None:
+    """As GPT-2 lies on the hub, and as tools write it that save tied weights twice."""
+    config = CONFIGS["gpt2"]
+    theirs = random_model(config, "ForCausalLM")
+    weights = {
+        name: tensor.contiguous() for name, tensor in theirs.transformer.state_dict().items()
+    }
+    weights["h.0.attn.bias"] = torch.ones(1, 1, 64, 64)
+    weights["lm_head.weight"] = theirs.lm_head.weight.detach().clone()
+    save_file(weights, tmp_path / "model.safetensors")
+    raw = config.to_diff_dict() | {"architectures": ["GPT2LMHeadModel"]}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    ids = random_ids(2, 20)
+    assert_close(load_model(tmp_path)(ids), theirs(ids)[0])

@@ -1,7 +1,7 @@
 """How a parameter of ours is made of a checkpoint's tensors, and back.
 
 Most are the same tensor under another name. Some are several joined (query, key and value as one
-linear), transposed (GPT-2 keeps its linears as `[in, out]`), or stacked (the experts of a layer).
+linear) or transposed (GPT-2 keeps its linears as `[in, out]`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -86,22 +86,6 @@ class Joined:
 
     def write(self, parameter: Tensor) -> list[Tensor]:
         return [part.contiguous() for part in parameter.chunk(len(self.names))]
-
-
-@dataclass(frozen=True, slots=True)
-class Stacked:
-    """Tensors of equal shape, along a new first dimension."""
-
-    names: tuple[str, ...]
-
-    def shapes(self, parameter: Shape) -> list[Shape]:
-        return [parameter[1:]] * len(self.names)
-
-    def read(self, tensors: Sequence[Tensor]) -> Tensor:
-        return torch.stack(list(tensors))
-
-    def write(self, parameter: Tensor) -> list[Tensor]:
-        return [part.contiguous() for part in parameter]
 
 
 def under(prefix: str, names: Mapping[str, str]) -> dict[str, Source]:
