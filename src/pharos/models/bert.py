@@ -30,7 +30,11 @@ from pharos.ops.packing import Packed, Run
 class BertConfig(EncoderConfig):
     """The settings of `EncoderConfig`."""
 
-    FIXED: ClassVar[Mapping[str, Any]] = {"model_type": "bert", "is_decoder": False}
+    FIXED: ClassVar[Mapping[str, Any]] = {
+        "model_type": "bert",
+        "is_decoder": False,
+        "add_cross_attention": False,
+    }
 
     model_type: str = "bert"
 

@@ -6,7 +6,8 @@ for settings that would make another network (`FIXED`): those must have the one 
 """
 
 import reprlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
 from types import UnionType
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
@@ -67,7 +68,8 @@ class ModelConfig:
             theirs = cls.RENAMED.get(field.name, field.name)
             if theirs in raw:
                 values[field.name] = raw[theirs]
-        values |= cls.read_special(raw)
+        with _named_errors():
+            values |= cls.read_special(raw)
         missing = [
             cls.RENAMED.get(field.name, field.name)
             for field in fields(cls)
@@ -75,10 +77,8 @@ class ModelConfig:
         ]
         if missing:
             raise ModelError(f"config.json lacks {', '.join(missing)}")
-        try:
+        with _named_errors():
             return cls(**values)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ModelError(f"config.json: {error}") from error
 
     def to_hugging_face(self) -> dict[str, Any]:
         """The content of a `config.json` of which Hugging Face's libraries build the same."""
@@ -110,6 +110,15 @@ class ModelConfig:
 
     def write_special(self) -> dict[str, Any]:
         return {}
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """What a malformed value makes Python say, as an error that names the file."""
+    try:
+        yield
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+        raise ModelError(f"config.json has a malformed setting: {error!r}") from error
 
 
 def check_size(*, least: int = 1, most: int = LARGEST_WIDTH, **sizes: int) -> None:

@@ -77,6 +77,9 @@ class DebertaConfig(EncoderConfig):
         check_size(embedding_size=self.embedding_size)
         check_size(least=-1, max_relative_positions=self.max_relative_positions)
         check_size(least=-1, position_buckets=self.position_buckets)
+        if self.position_buckets > 0:
+            most = 2 * (self.max_distance - 2)
+            check_size(least=2, most=most, position_buckets=self.position_buckets)
         check_size(least=0, most=1023, conv_kernel_size=self.conv_kernel_size)
         check_divides(hidden_size=self.hidden_size, conv_groups=self.conv_groups)
         check_choice("conv_act", self.conv_act, FUNCTIONS)
@@ -120,7 +123,7 @@ class DebertaConfig(EncoderConfig):
             found = raw.get("attention_head_size", head_width)
             check_same("attention_head_size", found, head_width)
         return special | {
-            "pos_att_type": tuple(products),
+            "pos_att_type": tuple(products) if isinstance(products, list) else products,
             "embedding_size": raw.get("embedding_size", width),
         }
 

@@ -30,7 +30,10 @@ from pharos.models.family import Body, Family
 class RobertaConfig(EncoderConfig):
     """Positions begin after `pad_token_id`, of which there must be one."""
 
-    FIXED: ClassVar[Mapping[str, Any]] = {"is_decoder": False}
+    FIXED: ClassVar[Mapping[str, Any]] = {
+        "is_decoder": False,
+        "add_cross_attention": False,
+    }
 
     model_type: str = "roberta"
     pad_token_id: int | None = 1
