@@ -30,6 +30,7 @@ ARCHITECTURES: Mapping[str, Task] = {
     "MTModel": "seq2seq_lm",
     "EncoderModel": "encoder",
     "ForMaskedLM": "masked_lm",
+    "ForPreTraining": "masked_lm",
     "ForNextSentencePrediction": "next_sentence",
     "ForSequenceClassification": "sequence_classification",
     "ForTokenClassification": "token_classification",

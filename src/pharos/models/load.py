@@ -32,6 +32,7 @@ from pharos.models.weight_map import WeightMap
 FAMILY_FILES = {
     "albert": "albert",
     "bert": "bert",
+    "big_bird": "bigbird",
     "camembert": "roberta",
     "deberta-v2": "deberta",
     "distilbert": "distilbert",
