@@ -98,7 +98,8 @@ def quantized(trace: Trace) -> NDArray[np.uint8]:
     """For each layer, head and token in turn: the share of what came before the first token, of
     the first, and so on up to the token's own; as the square root, times 255."""
     shares_LHTC = torch.cat((trace.before_LHT[..., None], trace.attention_LHTT), dim=-1)
-    row, column = torch.tril_indices(*shares_LHTC.shape[2:], offset=1)
+    num_tokens, num_columns = shares_LHTC.shape[2:]
+    row, column = torch.tril_indices(num_tokens, num_columns, offset=1)
     levels: Tensor = (shares_LHTC[:, :, row, column].sqrt() * LEVELS).round()
     return levels.numpy().astype(np.uint8)
 
