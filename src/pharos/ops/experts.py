@@ -44,7 +44,7 @@ def grouped_experts(x_ND: Tensor, routing: Routing, experts: Iterable[nn.Module]
     order = routing.experts_NC.flatten().argsort(stable=True)
     experts = list(experts)
     counts = routing.experts_NC.flatten().bincount(minlength=len(experts)).tolist()
-    parts = x_ND[order // num_chosen].split(counts)
+    parts = x_ND[order // num_chosen].split_with_sizes(counts)
     outputs = [
         expert(part)
         for expert, part in zip(experts, parts, strict=True)
