@@ -53,6 +53,11 @@ class Model(nn.Module):
         """Names under which a file may hold a tied weight once more, and the name in the map."""
         return {}
 
+    def initial_std(self, name: str) -> float:
+        """The standard deviation with which the matrix of this name begins its training."""
+        std: float = self.config.initializer_range
+        return std
+
 
 class AttentionShape(NamedTuple):
     """One time that a token looks at others: at most `reach` of them, if there is a limit. Where

@@ -23,7 +23,7 @@ from torch.nn.functional import linear
 
 from pharos.core.errors import ModelError
 from pharos.models.config import MOST_LAYERS, ModelConfig, check_size
-from pharos.models.family import AttentionShape, Family, Model
+from pharos.models.family import AttentionShape, Body, Family
 from pharos.models.kv_cache import attend
 from pharos.models.seq2seq import (
     EncoderDecoder,
@@ -321,10 +321,11 @@ class T5(EncoderDecoder):
         return names | below("decoder", tower_map(self.decoder, f"{prefix}decoder."))
 
     def copies(self, prefix: str) -> dict[str, str]:
-        towers = ("encoder", "decoder")
-        return {
-            f"{prefix}{tower}.embed_tokens.weight": f"{prefix}shared.weight" for tower in towers
-        }
+        shared = f"{prefix}shared.weight"
+        return {f"{prefix}{tower}.embed_tokens.weight": shared for tower in ("encoder", "decoder")}
+
+    def initial_std(self, name: str) -> float:
+        return initial_std(self.config, name)
 
 
 class T5LM(Seq2SeqLM):
@@ -347,13 +348,15 @@ class T5LM(Seq2SeqLM):
         return names if self.lm_head is None else names | {"lm_head.weight": One("lm_head.weight")}
 
     def copies(self, prefix: str) -> dict[str, str]:
-        names = self.body.copies(prefix)
-        return names | (
-            {"lm_head.weight": f"{prefix}shared.weight"} if self.lm_head is None else {}
-        )
+        names: dict[str, str] = self.body.copies(prefix)
+        tied = {} if self.lm_head is not None else {"lm_head.weight": f"{prefix}shared.weight"}
+        return names | tied
+
+    def initial_std(self, name: str) -> float:
+        return initial_std(self.config, name)
 
 
-class T5Encoder(Model):
+class T5Encoder(Body):
     """The encoder alone: from a text's token ids to its hidden states."""
 
     def __init__(self, body: T5) -> None:
@@ -372,6 +375,28 @@ class T5Encoder(Model):
 
     def copies(self, prefix: str) -> dict[str, str]:
         return {f"{prefix}encoder.embed_tokens.weight": f"{prefix}shared.weight"}
+
+    def initial_std(self, name: str) -> float:
+        return initial_std(self.config, name)
+
+    def attention_shapes(self) -> list[AttentionShape]:
+        heads = self.config.num_attention_heads
+        shape = AttentionShape(heads, heads, self.config.head_dim)
+        return [shape] * self.config.num_hidden_layers
+
+
+def initial_std(config: T5Config, name: str) -> float:
+    """T5's own: the queries' makes up for the scores that nothing scales."""
+    width, head_dim = config.hidden_size, config.head_dim
+    fan_in = {
+        "query": width * head_dim,
+        "out": config.num_attention_heads * head_dim,
+        "down": config.intermediate_size,
+        "embedding": 1,
+        "lm_head": 1,
+    }
+    part = name.removesuffix(".weight").rpartition(".")[2]
+    return float(config.initializer_range * fan_in.get(part, width) ** -0.5)
 
 
 ENCODER_LAYER = {
