@@ -152,7 +152,8 @@ def write_trace(model: "LocalModel", prompt: str, pieces: "list[Piece]", path: P
 
     written = [piece.token.id for piece in pieces if piece.token is not None]
     found = trace(model.model, model.text_ids(prompt), written)
-    path.write_text(trace_page(found, model.tokenizer, name=model.name), encoding="utf-8")
+    page = trace_page(found, model.tokenizer, name=model.name)
+    path.write_text(page, encoding="utf-8", errors="replace")
 
 
 def print_target(
