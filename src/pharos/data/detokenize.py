@@ -11,8 +11,8 @@ gives out what no later token can change, and holds back the rest:
   of them is held back until it ends: the decoder reads it as a whole, and as nothing but `�` if one
   byte does not fit.
 
-A decoder that may change its mind about everything (that strips blanks at the end, say) gets no
-stream: all of its text comes at the end.
+A decoder that may take back what it said (CTC's, which drops repetitions) gets no stream: all of
+its text comes at the end.
 
 The pieces of a stream add up to `Tokenizer.decode` of all its ids.
 """

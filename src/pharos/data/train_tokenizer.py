@@ -214,9 +214,9 @@ def _train_unigram(texts: Iterable[str], config: TokenizerConfig) -> Backend:
     _learn(learner, texts, trainer)
     scores = json.loads(learner.model.__getstate__())["vocab"]
     learned = _settled_scores({piece: score for piece, score in scores if piece not in special})
-    last = learned[-1][1]
+    rarest = round(learned[-1][1] - BYTE_PENALTY, SCORE_DIGITS)
     vocab = [(token, 0.0) for token in special]
-    vocab += [(f"<0x{byte:02X}>", last - BYTE_PENALTY) for byte in range(NUM_BYTES)]
+    vocab += [(f"<0x{byte:02X}>", rarest) for byte in range(NUM_BYTES)]
     backend = _sentencepiece_backend(models.Unigram([*vocab, *learned], 0, byte_fallback=True))
     backend.add_special_tokens(_added(config))
     backend.post_processor = _around(backend, "<s> $A", "<s> $A <s>:1 $B:1")
@@ -253,12 +253,23 @@ def _settled_scores(scores: Mapping[str, float]) -> list[tuple[str, float]]:
 
 
 def _learn(backend: Backend, texts: Iterable[str], trainer: trainers.Trainer) -> None:
+    """Raises ModelError where the texts are blank, or the library finds too little in them."""
+    is_blank = True
+
+    def watched() -> Iterator[str]:
+        nonlocal is_blank
+        for text in texts:
+            is_blank = is_blank and not text.strip()
+            yield text
+
     try:
-        backend.train_from_iterator(texts, trainer)
+        backend.train_from_iterator(watched(), trainer)
     except (PharosError, OSError):
         raise
     except Exception as error:  # the library raises nothing narrower
         raise ModelError(f"no vocabulary could be learned from these texts: {error}") from error
+    if is_blank:
+        raise ModelError("there is no text to learn from; give files that hold more than blanks")
 
 
 def _added(config: TokenizerConfig) -> list[AddedToken]:
