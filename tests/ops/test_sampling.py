@@ -1,0 +1,265 @@
+"""Sampling beside plain twins, one row at a time, and beside `transformers`."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pharos.core import SamplingParams
+from pharos.ops.sampling import Seen, draw, penalized, probabilities, sample, uniform
+
+VOCAB = 12
+SCORES = st.lists(
+    st.floats(-8, 8, allow_subnormal=False).map(lambda x: round(x, 2)),
+    min_size=VOCAB,
+    max_size=VOCAB,
+    unique=True,
+)
+ROWS = st.lists(SCORES, min_size=1, max_size=4)
+
+
+def logits_of(rows: Sequence[Sequence[float]]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def random_logits(rows: int, vocab: int = 50, *, seed: int = 0) -> Tensor:
+    return 3 * torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed))
+
+
+def kept(row: Tensor) -> set[int]:
+    return set(row.nonzero()[:, 0].tolist())
+
+
+def softmax(scores: Sequence[float]) -> list[float]:
+    weights = [math.exp(score - max(scores)) for score in scores]
+    return [weight / sum(weights) for weight in weights]
+
+
+def ranked(scores: Sequence[float]) -> list[int]:
+    return sorted(range(len(scores)), key=lambda i: -scores[i])
+
+
+# Which tokens are left
+
+
+@given(rows=ROWS, top_k=st.integers(0, VOCAB + 3))
+def test_top_k_keeps_the_k_likeliest(rows: list[list[float]], top_k: int) -> None:
+    shares = probabilities(logits_of(rows), [SamplingParams(top_k=top_k)] * len(rows))
+    for row, scores in zip(shares, rows, strict=True):
+        assert kept(row) == set(ranked(scores)[: top_k or VOCAB])
+
+
+@given(rows=ROWS, top_p=st.floats(0.01, 1.0))
+def test_top_p_keeps_the_fewest_that_reach_it(rows: list[list[float]], top_p: float) -> None:
+    shares = probabilities(logits_of(rows), [SamplingParams(top_p=top_p)] * len(rows))
+    for row, scores in zip(shares, rows, strict=True):
+        found, share = kept(row), softmax(scores)
+        assert found == set(ranked(scores)[: len(found)])
+        reached = math.fsum(share[i] for i in found)
+        least = min(share[i] for i in found)
+        assert reached >= top_p - 1e-5
+        assert len(found) == 1 or reached - least < top_p + 1e-5
+
+
+@given(rows=ROWS, min_p=st.floats(0.01, 1.0))
+def test_min_p_keeps_those_near_the_likeliest(rows: list[list[float]], min_p: float) -> None:
+    shares = probabilities(logits_of(rows), [SamplingParams(min_p=min_p)] * len(rows))
+    for row, scores in zip(shares, rows, strict=True):
+        ratios = [math.exp(score - max(scores)) for score in scores]
+        surely = {i for i, ratio in enumerate(ratios) if ratio >= min_p * (1 + 1e-5)}
+        perhaps = {i for i, ratio in enumerate(ratios) if ratio >= min_p * (1 - 1e-5)}
+        assert surely <= kept(row) <= perhaps
+
+
+@given(
+    rows=ROWS,
+    temperature=st.floats(0.1, 5.0),
+    top_k=st.integers(0, VOCAB),
+    top_p=st.floats(0.05, 1.0),
+    min_p=st.floats(0.0, 1.0),
+)
+def test_those_kept_keep_their_proportions(
+    rows: list[list[float]], temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    shares = probabilities(logits_of(rows), [params] * len(rows))
+    assert torch.allclose(shares.sum(-1), torch.ones(len(rows)), atol=1e-5)
+    for row, scores in zip(shares, rows, strict=True):
+        found = sorted(kept(row))
+        assert ranked(scores)[0] in found
+        expected = softmax([scores[i] / temperature for i in found])
+        assert row[found].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_of_equally_likely_tokens_the_first_are_kept() -> None:
+    shares = probabilities(torch.zeros(1, 6), [SamplingParams(top_k=2)])
+    assert kept(shares[0]) == {0, 1}
+
+
+# The draw
+
+
+@given(rows=ROWS)
+def test_the_share_of_draws_is_the_probability(rows: list[list[float]]) -> None:
+    """Over an even grid of uniform numbers the counts are exact but for one at each end."""
+    grid = 1000
+    for scores in rows:
+        shares = probabilities(logits_of([scores]), [SamplingParams()])
+        drawn = draw(shares.expand(grid, -1), [(i + 0.5) / grid for i in range(grid)])
+        counts = drawn.bincount(minlength=VOCAB)
+        assert (counts - grid * shares[0]).abs().max() <= 1.001
+
+
+@given(rows=ROWS, top_k=st.integers(1, VOCAB), at=st.floats(0, 1, exclude_max=True))
+def test_what_was_taken_out_is_never_drawn(rows: list[list[float]], top_k: int, at: float) -> None:
+    shares = probabilities(logits_of(rows), [SamplingParams(top_k=top_k)] * len(rows))
+    for chance in (0.0, at, math.nextafter(1.0, 0.0)):
+        drawn = draw(shares, [chance] * len(rows))
+        assert (shares.gather(1, drawn[:, None]) > 0).all()
+
+
+@given(seed=st.integers(-(2**70), 2**70), step=st.integers(0, 2**32))
+def test_a_uniform_depends_on_seed_and_step_alone(seed: int, step: int) -> None:
+    first = uniform(seed, step)
+    uniform(seed + 1, step + 1)
+    assert uniform(seed, step) == first
+    assert 0.0 <= first < 1.0
+
+
+def test_uniforms_of_neighbouring_seeds_and_steps_spread_evenly() -> None:
+    for numbers in (
+        [uniform(7, step) for step in range(2000)],
+        [uniform(seed, 0) for seed in range(2000)],
+    ):
+        assert len(set(numbers)) == 2000
+        counts = torch.histc(torch.tensor(numbers), bins=10, min=0.0, max=1.0)
+        chi_squared = ((counts - 200) ** 2 / 200).sum()
+        assert chi_squared < 27.9  # of nine degrees of freedom; the numbers are always the same
+
+
+# Rows
+
+
+@settings(deadline=None)
+@given(
+    params=st.lists(
+        st.builds(
+            SamplingParams,
+            temperature=st.sampled_from([0.0, 0.5, 1.3]),
+            top_k=st.sampled_from([0, 3, 40]),
+            top_p=st.sampled_from([1.0, 0.7]),
+            min_p=st.sampled_from([0.0, 0.1]),
+            repetition_penalty=st.sampled_from([1.0, 1.4]),
+            presence_penalty=st.sampled_from([0.0, 0.5]),
+            frequency_penalty=st.sampled_from([0.0, -0.5]),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_a_row_gets_the_same_token_whatever_is_beside_it(params: list[SamplingParams]) -> None:
+    count = len(params)
+    logits, seen = random_logits(count), seen_of(count)
+    uniforms = [uniform(1, row) for row in range(count)]
+    together = sample(logits, params, uniforms, seen)
+    for i, row in enumerate(params):
+        only = slice(i, i + 1)
+        alone = Seen(seen.prompt_BV[only], seen.output_BV[only])
+        assert sample(logits[only], [row], uniforms[only], alone)[0] == together[i]
+
+
+def seen_of(rows: int, vocab: int = 50) -> Seen:
+    generator = torch.Generator().manual_seed(1)
+    counts = torch.randint(-3, 3, (2, rows, vocab), generator=generator).clamp(min=0)
+    return Seen(*counts)
+
+
+@given(rows=ROWS)
+def test_a_temperature_of_zero_takes_the_likeliest(rows: list[list[float]]) -> None:
+    logits = logits_of(rows)
+    params = [SamplingParams(top_k=3, top_p=0.5, min_p=0.2)] * len(rows)
+    assert torch.equal(sample(logits, params, [0.99] * len(rows)), logits.argmax(-1))
+    mixed = [SamplingParams(temperature=1.0), *params[1:]]
+    assert torch.equal(sample(logits, mixed, [0.99] * len(rows))[1:], logits.argmax(-1)[1:])
+
+
+# Penalties
+
+
+@given(
+    scores=SCORES,
+    prompt=st.lists(st.integers(0, VOCAB - 1), max_size=6),
+    output=st.lists(st.integers(0, VOCAB - 1), max_size=6),
+    repetition=st.floats(0.5, 2.0),
+    presence=st.floats(-2.0, 2.0),
+    frequency=st.floats(-2.0, 2.0),
+)
+def test_penalties_are_what_their_papers_say(
+    scores: list[float],
+    prompt: list[int],
+    output: list[int],
+    repetition: float,
+    presence: float,
+    frequency: float,
+) -> None:
+    params = SamplingParams(
+        repetition_penalty=repetition, presence_penalty=presence, frequency_penalty=frequency
+    )
+    counts = [
+        torch.bincount(torch.tensor(ids, dtype=torch.long), minlength=VOCAB)[None]
+        for ids in (prompt, output)
+    ]
+    found = penalized(logits_of([scores]), [params], Seen(*counts))[0].tolist()
+    for id_, score in enumerate(scores):
+        if id_ in prompt + output:
+            score = score / repetition if score > 0 else score * repetition
+        score -= frequency * output.count(id_) + presence * (id_ in output)
+        assert found[id_] == pytest.approx(score, abs=1e-4)
+
+
+# The reference
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "min_p"),
+    [
+        (0, 1.0, 0.0),
+        (5, 1.0, 0.0),
+        (0, 0.8, 0.0),
+        (0, 1.0, 0.1),
+        (20, 0.6, 0.0),
+        (10, 0.9, 0.05),
+    ],
+)
+def test_the_distribution_is_the_references(
+    temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    logits = random_logits(8)
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    processors = [transformers.TemperatureLogitsWarper(temperature)]
+    if top_k:
+        processors.append(transformers.TopKLogitsWarper(top_k))
+    if top_p < 1.0:
+        processors.append(transformers.TopPLogitsWarper(top_p))
+    if min_p:
+        processors.append(transformers.MinPLogitsWarper(min_p))
+    scores = transformers.LogitsProcessorList(processors)(None, logits)
+    torch.testing.assert_close(probabilities(logits, [params] * 8), scores.softmax(-1))
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.3])
+def test_the_repetition_penalty_is_the_references(penalty: float) -> None:
+    transformers = pytest.importorskip("transformers")
+    logits = random_logits(4)
+    ids = torch.randint(0, 50, (4, 20), generator=torch.Generator().manual_seed(2))
+    counts = torch.stack([row.bincount(minlength=50) for row in ids])
+    params = [SamplingParams(repetition_penalty=penalty)] * 4
+    expected = transformers.RepetitionPenaltyLogitsProcessor(penalty)(ids, logits)
+    found = penalized(logits, params, Seen(counts, torch.zeros_like(counts)))
+    torch.testing.assert_close(found, expected)
