@@ -119,33 +119,36 @@ class Rope:
 
     def rotation(self, positions_BT: Tensor, *, dtype: torch.dtype = torch.float32) -> Rotation:
         """The rotation at these positions, computed in float32 and given in `dtype`."""
-        frequencies_P, sharpness = self.frequencies(int(positions_BT.max()) + 1)
-        angle_BTP = positions_BT[..., None].float() * frequencies_P.to(positions_BT.device)
+        frequencies, sharpness = self.frequencies(positions_BT.amax(dim=1, keepdim=True) + 1)
+        angle_BTP = positions_BT[..., None].float() * frequencies.to(positions_BT.device)
         cos, sin = angle_BTP.cos() * sharpness, angle_BTP.sin() * sharpness
         return Rotation(cos.to(dtype), sin.to(dtype))
 
-    def frequencies(self, length: int) -> tuple[Tensor, float]:
-        """Radians per position of each pair `[width / 2]`, for a sequence of `length` positions,
-        and the factor on cosines and sines."""
+    def frequencies(self, length_B1: Tensor) -> tuple[Tensor, float]:
+        """Radians per position of each pair, for sequences of these lengths, and the factor on
+        cosines and sines: `[width / 2]`, or `[B, 1, width / 2]` where the length matters."""
         scaling = self.scaling
         if scaling is None:
             return self._plain(self.theta), 1.0
         if scaling.kind == "linear":
             return self._plain(self.theta) / scaling.factor, 1.0
         if scaling.kind == "dynamic":
-            return self._dynamic(scaling, length), 1.0
+            return self._dynamic(scaling, length_B1), 1.0
         if scaling.kind == "llama3":
             return self._llama3(scaling), 1.0
         return self._yarn(scaling)
 
-    def _plain(self, theta: float) -> Tensor:
+    def _plain(self, theta: float | Tensor) -> Tensor:
         exponents_P = torch.arange(0, self.width, 2, dtype=torch.int64).float() / self.width
-        return 1.0 / theta**exponents_P
+        frequencies_P: Tensor = 1.0 / theta**exponents_P
+        return frequencies_P
 
-    def _dynamic(self, scaling: RopeScaling, length: int) -> Tensor:
-        reach = max(length, scaling.original_max_positions) / scaling.original_max_positions
-        stretch = scaling.factor * reach - (scaling.factor - 1)
-        return self._plain(self.theta * stretch ** (self.width / (self.width - 2)))
+    def _dynamic(self, scaling: RopeScaling, length_B1: Tensor) -> Tensor:
+        trained = scaling.original_max_positions
+        reach_B1 = length_B1.clamp(min=trained).cpu() / trained
+        stretch_B1 = scaling.factor * reach_B1 - (scaling.factor - 1)
+        theta_B1 = self.theta * stretch_B1 ** (self.width / (self.width - 2))
+        return self._plain(theta_B1[..., None])
 
     def _llama3(self, scaling: RopeScaling) -> Tensor:
         """Wavelengths above a bound are stretched, those below another kept, a blend between."""
