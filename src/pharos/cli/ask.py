@@ -43,9 +43,10 @@ def ask(
         str | None,
         typer.Option(
             "--model",
-            metavar="URL",
-            help="Let this OpenAI-compatible endpoint phrase the answer; what its sources do not "
-            "bear out is dropped. Without it the documents are quoted.",
+            metavar="URL|DIR",
+            help="Let this OpenAI-compatible endpoint, or the model in this folder, phrase the "
+            "answer; what its sources do not bear out is dropped. Without it the documents are "
+            "quoted.",
         ),
     ] = None,
     keep_unsupported: Annotated[
@@ -138,12 +139,20 @@ def bring_up_to_date(
         note(f"not read: {failure.source}: {failure.reason}")
 
 
-def language_model(url: str | None) -> "AbstractContextManager[LanguageModel | None]":
-    if url is None:
+def language_model(name: str | None) -> "AbstractContextManager[LanguageModel | None]":
+    """The endpoint at a URL, or the model that a folder or a short name leads to."""
+    if name is None:
         return nullcontext()
-    from pharos.serve import ChatEndpoint
+    if "://" in name:
+        from pharos.serve import ChatEndpoint
 
-    return ChatEndpoint.connect(url)
+        return ChatEndpoint.connect(name)
+    from pharos.serve.local import LocalSeq2Seq, load_local
+
+    model = load_local(name)
+    if isinstance(model, LocalSeq2Seq):
+        raise typer.BadParameter(f"{model.name} rewrites texts; --model needs one made for chat")
+    return nullcontext(model)
 
 
 def docs_folder(docs: list[str], groups: tuple[str, ...]) -> Path:
