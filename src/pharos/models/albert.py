@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pharos.models.bert import BertLayer
-from pharos.models.config import TokenIds, check_size
+from pharos.models.config import TokenIds
 from pharos.models.encoder import EncoderConfig, PackedEncoder, layer_map
 from pharos.models.encoder_heads import (
     FirstTokenClassifier,
@@ -49,9 +49,8 @@ class AlbertConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super(AlbertConfig, self).__post_init__()
-        check_size(embedding_size=self.embedding_size)
-        check_size(most=self.num_hidden_layers, num_hidden_groups=self.num_hidden_groups)
-        check_size(most=self.num_hidden_layers, inner_group_num=self.inner_group_num)
+        self.check_sizes("embedding_size")
+        self.check_sizes("num_hidden_groups", "inner_group_num", most=self.num_hidden_layers)
 
     def group(self, layer: int) -> int:
         """Which group a layer belongs to."""

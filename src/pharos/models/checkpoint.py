@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pharos.core.errors import ModelError
+from pharos.models.json_object import read_object
 from pharos.models.weight_map import Source, WeightMap
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5_000_000_000
+MAX_CONFIG_BYTES = 4_000_000
+MAX_INDEX_BYTES = 32_000_000
 
 
 def sha256_of(path: Path) -> str:
@@ -38,14 +42,7 @@ def verify_sha256(path: Path, expected: str) -> None:
 
 def read_config(folder: Path) -> dict[str, object]:
     """The `config.json` of a model folder."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as a model's configuration: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} holds a {type(config).__name__}; it must be a JSON object")
-    return config
+    return read_object(folder / "config.json", max_bytes=MAX_CONFIG_BYTES)
 
 
 def has_weights(folder: Path) -> bool:
@@ -54,27 +51,38 @@ def has_weights(folder: Path) -> bool:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder: one, or the shards that the index lists."""
+    """The safetensors files of a model folder: one, or the shards that the index lists. Links are
+    followed: the hub's cache is made of them."""
+    if not has_weights(folder):
+        raise ModelError(f"{folder} has no {WEIGHTS_FILE}; {_only_safetensors(folder)}")
     if (folder / WEIGHTS_FILE).is_file():
         return [folder / WEIGHTS_FILE]
-    index = folder / INDEX_FILE
-    if not index.is_file():
-        raise ModelError(f"{folder} has no {WEIGHTS_FILE}; only safetensors weights are loaded")
-    return [folder / name for name in sorted(_shard_names(index))]
+    files = [folder / name for name in sorted(_shard_names(folder / INDEX_FILE))]
+    for path in files:
+        if not path.is_file():
+            raise ModelError(f"{path}, which {INDEX_FILE} lists, is missing, or no regular file")
+    return files
+
+
+def _only_safetensors(folder: Path) -> str:
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    if not pickles:
+        return "only safetensors weights are loaded"
+    return (
+        f"{pickles[0]} is a pickle, which can run any code when it is read, and is not loaded; "
+        "take a revision of the model that has safetensors, or convert it where you trust it"
+    )
 
 
 def _shard_names(index: Path) -> set[str]:
     """The files that the index lists, none of which leads out of its folder."""
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{index} cannot be read as an index of weights: {error}") from error
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    weight_map = read_object(index, max_bytes=MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"{index} has no `weight_map` that gives each tensor its file")
     for name in weight_map.values():
         if not isinstance(name, str) or name in {"", ".."} or Path(name).name != name:
-            raise ModelError(f"{index} lists {name!r}; a shard must be a file beside the index")
+            shown = reprlib.repr(name)
+            raise ModelError(f"{index} lists {shown}; a shard must be a file beside the index")
     return set(weight_map.values())
 
 
@@ -83,9 +91,12 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for path in weight_files(folder):
         try:
-            weights |= load_file(path)
-        except (OSError, SafetensorError) as error:
+            tensors = load_file(path)
+        except (OSError, ValueError, SafetensorError) as error:
             raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
+        if twice := tensors.keys() & weights.keys():
+            raise ModelError(f"{path} holds {min(twice)}, which an earlier shard holds already")
+        weights |= tensors
     return weights
 
 
@@ -229,11 +240,15 @@ def _misshapen(
 ) -> list[str]:
     problems = []
     for ours, source in weight_map.items():
-        wanted = source.shapes(tuple(_tensor(module, ours).shape))
+        tensor = _tensor(module, ours)
+        wanted = source.shapes(tuple(tensor.shape))
         for name, shape in zip(source.names, wanted, strict=True):
-            found = tuple(weights[name].shape)
+            found, dtype = tuple(weights[name].shape), weights[name].dtype
             if found != shape:
                 problems.append(f"{name} is {found}; the model has {shape}")
+            elif tensor.is_floating_point() and not dtype.is_floating_point:
+                shown = str(dtype).removeprefix("torch.")
+                problems.append(f"{name} is {shown}; weights are floating point")
     return problems
 
 

@@ -16,8 +16,16 @@ from pharos.core.errors import ModelError
 
 LARGEST = 2**40
 LARGEST_WIDTH = 2**24
-MOST_LAYERS = 4096
+MOST_LAYERS = 1024
 MOST_LABELS = 2**20
+SIZES = {
+    "vocab_size": LARGEST_WIDTH,
+    "hidden_size": LARGEST_WIDTH,
+    "num_hidden_layers": MOST_LAYERS,
+    "num_attention_heads": LARGEST_WIDTH,
+}
+"""What every config has, and what a family's own reading of a file can rely on, with the most that
+each may be."""
 
 C = TypeVar("C", bound="ModelConfig")
 TokenIds = int | tuple[int, ...] | None
@@ -50,9 +58,14 @@ class ModelConfig:
         for field in fields(self):
             shown = self.RENAMED.get(field.name, field.name)
             _check_value(shown, getattr(self, field.name), field.type)
-        check_size(vocab_size=self.vocab_size, hidden_size=self.hidden_size)
-        check_size(num_attention_heads=self.num_attention_heads)
-        check_size(most=MOST_LAYERS, num_hidden_layers=self.num_hidden_layers)
+        for name, most in SIZES.items():
+            self.check_sizes(name, most=most)
+
+    def check_sizes(self, *names: str, least: int = 1, most: int = LARGEST_WIDTH) -> None:
+        """These fields must be within what a network can have."""
+        for name in names:
+            shown = self.RENAMED.get(name, name)
+            check_size(least=least, most=most, **{shown: getattr(self, name)})
 
     @property
     def num_labels(self) -> int:
@@ -68,6 +81,10 @@ class ModelConfig:
             theirs = cls.RENAMED.get(field.name, field.name)
             if theirs in raw:
                 values[field.name] = raw[theirs]
+        for name in SIZES.keys() & values.keys():
+            shown = cls.RENAMED.get(name, name)
+            _check_value(shown, values[name], int)
+            check_size(most=SIZES[name], **{shown: values[name]})
         with _named_errors():
             values |= cls.read_special(raw)
         missing = [
@@ -175,7 +192,8 @@ def _check_value(name: str, value: object, declared: Any) -> None:
         raise ModelError(f"config.json: {name} is {reprlib.repr(value)}; it must be {shown}")
     numbers = value if isinstance(value, tuple) else (value,)
     for number in numbers:
-        if isinstance(number, int | float) and not -LARGEST < number < LARGEST:
+        most = LARGEST_WIDTH if isinstance(number, int) else LARGEST
+        if isinstance(number, int | float) and not -most <= number <= most:
             raise ModelError(f"config.json: {name} is {number}; no model has such a number")
 
 

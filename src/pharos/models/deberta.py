@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from pharos.core.errors import ModelError
 from pharos.models.bert import BertMLP
-from pharos.models.config import check_choice, check_divides, check_same, check_size
+from pharos.models.config import check_choice, check_divides, check_same
 from pharos.models.encoder import EncoderConfig, add_token_types, check_length
 from pharos.models.encoder_heads import (
     FirstTokenClassifier,
@@ -74,13 +74,11 @@ class DebertaConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super(DebertaConfig, self).__post_init__()
-        check_size(embedding_size=self.embedding_size)
-        check_size(least=-1, max_relative_positions=self.max_relative_positions)
-        check_size(least=-1, position_buckets=self.position_buckets)
+        self.check_sizes("embedding_size", "conv_groups")
+        self.check_sizes("max_relative_positions", "position_buckets", least=-1)
         if self.position_buckets > 0:
-            most = 2 * (self.max_distance - 2)
-            check_size(least=2, most=most, position_buckets=self.position_buckets)
-        check_size(least=0, most=1023, conv_kernel_size=self.conv_kernel_size)
+            self.check_sizes("position_buckets", least=2, most=2 * (self.max_distance - 2))
+        self.check_sizes("conv_kernel_size", least=0, most=1023)
         check_divides(hidden_size=self.hidden_size, conv_groups=self.conv_groups)
         check_choice("conv_act", self.conv_act, FUNCTIONS)
         check_choice("pooler_hidden_act", self.pooler_hidden_act, FUNCTIONS)

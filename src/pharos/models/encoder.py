@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pharos.models.config import ModelConfig, check_choice, check_divides, check_same, check_size
+from pharos.models.config import ModelConfig, check_choice, check_divides, check_same
 from pharos.models.family import Body
 from pharos.models.weight_map import Joined, One, Source, under
 from pharos.ops.packing import Packed, pack_padded
@@ -45,9 +45,8 @@ class EncoderConfig(ModelConfig):
     def __post_init__(self) -> None:
         super(EncoderConfig, self).__post_init__()
         check_divides(hidden_size=self.hidden_size, num_attention_heads=self.num_attention_heads)
-        check_size(intermediate_size=self.intermediate_size)
-        check_size(max_position_embeddings=self.max_position_embeddings)
-        check_size(type_vocab_size=self.type_vocab_size, least=0)
+        self.check_sizes("intermediate_size", "max_position_embeddings")
+        self.check_sizes("type_vocab_size", least=0)
         check_choice("hidden_act", self.hidden_act, GELUS)
 
     @property
