@@ -71,7 +71,7 @@ class Generation:
         *,
         eos_ids: Sequence[int] = (),
     ) -> None:
-        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        each = _one_each(params, len(prompts))
         for prompt, row in zip(prompts, each, strict=True):
             check_prompt(model, prompt, row.max_tokens)
         self._model = model
@@ -175,6 +175,17 @@ class Generation:
             self._starts_B = self._starts_B[kept_B]
         if self._seen is not None:
             self._seen = Seen(*(counts_BV[kept_B] for counts_BV in self._seen))
+
+
+def _one_each(
+    params: SamplingParams | Sequence[SamplingParams], count: int
+) -> list[SamplingParams]:
+    each = [params] * count if isinstance(params, SamplingParams) else list(params)
+    if len(each) != count:
+        raise ValueError(
+            f"{count} prompts and {len(each)} sets of parameters; give one for all, or one for each"
+        )
+    return each
 
 
 def check_prompt(model: CausalLM, prompt: Sequence[int], max_tokens: int) -> None:
