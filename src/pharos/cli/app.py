@@ -22,6 +22,7 @@ from pharos.cli.ingest import ingest
 from pharos.cli.library import library
 from pharos.cli.models import models
 from pharos.cli.search import search
+from pharos.cli.tokenizer import tokenizer
 from pharos.core import PharosError
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ for command in (ask, ingest, search, generate, chat):
     app.command()(command)
 app.add_typer(library)
 app.add_typer(models)
+app.add_typer(tokenizer)
 app.command()(doctor)
 app.command()(demo)
 

@@ -1,4 +1,4 @@
-"""Progress of an ingest on stderr: one bar per stage with its rate and the time left."""
+"""Progress on stderr: one bar per stage with its rate and the time left."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -67,3 +68,25 @@ def amount(progress: "IngestProgress", elapsed: float) -> str:
     if not progress.passages:
         return files
     return f"{files}, {progress.passages:,} passages, {progress.passages / max(elapsed, 0.1):.1f}/s"
+
+
+@contextmanager
+def learning_bar(total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Draws how much of the texts has been read, then that something is learned from them, which
+    takes nobody knows how long; not into a file or a pipe. Yields what is told of bytes read."""
+    columns = (
+        TextColumn("{task.description:<9}", markup=False),
+        BarColumn(bar_width=24),
+        DownloadColumn(),
+        TimeElapsedColumn(),
+    )
+    console = messages()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        task = bars.add_task("read", total=total_bytes)
+
+        def advance(num_bytes: int) -> None:
+            bars.advance(task, num_bytes)
+            if bars.tasks[task].finished:
+                bars.add_task("learn", total=None)
+
+        yield advance

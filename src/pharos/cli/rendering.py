@@ -27,9 +27,11 @@ from pharos.core import Answer, Citation, Document, Hit
 
 if TYPE_CHECKING:
     from pharos.cli.doctor import Check
+    from pharos.data.tokenizer import Piece
     from pharos.rag import DocumentRecord, IngestReport, LibraryStats
 
 MOST_LISTED = 20
+PIECE_STYLES = ("bold cyan", "bold green", "bold yellow", "bold magenta")
 
 
 def place(source: str, title: str, headings: tuple[str, ...]) -> Text:
@@ -217,6 +219,25 @@ def print_document(document: Document) -> None:
             heading = Text(f"{indent}{one_line(section.headings[-1])}")
             span = Text(f"  {section.start}:{section.end}", style="dim")
             console.print(heading + span, soft_wrap=True)
+
+
+def print_pieces(text: str, pieces: Sequence["Piece"]) -> None:
+    """The tokens in the order of the text, in turns of colour, each with its id. One that has no
+    place of its own (`<s>`, a byte of an emoji) is shown as the vocabulary writes it."""
+    line, previous = Text(), (0, 0)
+    for number, piece in enumerate(pieces):
+        place = (piece.start, piece.end)
+        is_own = piece.start < piece.end and place != previous
+        shown = visible(text[piece.start : piece.end]) if is_own else one_line(piece.token)
+        line.append(shown, style=PIECE_STYLES[number % len(PIECE_STYLES)] if is_own else "italic")
+        line.append(f" {piece.id}  ", style="dim")
+        previous = place
+    results().print(line)
+
+
+def visible(text: str) -> str:
+    """A piece of a text on one line, its blanks and line ends to be seen."""
+    return printable(text).replace(" ", "·").replace("\t", "⇥").replace("\n", "⏎")
 
 
 def print_text(text: str) -> None:
