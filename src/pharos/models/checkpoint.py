@@ -137,13 +137,15 @@ def load_weights(
     if problems:
         raise ModelError("the weights do not fit the model: " + _in_short(problems))
     for ours, source in weight_map.items():
-        tensor = source.read([weights[name] for name in source.names])
-        if tensor.is_floating_point():
-            tensor = tensor.to(dtype or tensor.dtype)
+        tensor = source.read([_converted(weights[name], dtype) for name in source.names])
         owner_name, _, leaf = ours.rpartition(".")
         owner = module.get_submodule(owner_name)
         is_buffer = leaf in dict(owner.named_buffers(recurse=False))
         setattr(owner, leaf, tensor if is_buffer else nn.Parameter(tensor, requires_grad=False))
+
+
+def _converted(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() and dtype is not None else tensor
 
 
 def save_weights(
