@@ -1,6 +1,5 @@
 """How an encoder-decoder's targets are searched for, and what a model's folder recommends."""
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pharos.core.errors import ModelError
-from pharos.models.checkpoint import read_config
+from pharos.models.checkpoint import MAX_CONFIG_BYTES, read_config
+from pharos.models.json_object import read_object
 
 GENERATION_FILE = "generation_config.json"
 NOT_HONOURED = {
@@ -44,9 +44,12 @@ class DecodingParams:
     forced_eos_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if type(self.length_penalty) not in (int, float):
+            raise ValueError(f"length_penalty is {self.length_penalty!r}; it must be a number")
         for name in ("max_new_tokens", "num_beams"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be at least 1")
         if self.early_stopping not in (True, False, "never"):
             raise ValueError(
                 f"early_stopping is {self.early_stopping!r}; choose True, False or 'never'"
@@ -55,35 +58,31 @@ class DecodingParams:
     @classmethod
     def from_hugging_face(cls, raw: Mapping[str, Any]) -> "DecodingParams":
         """Of the content of a `generation_config.json`. What it asks for and is not done here is
-        told in a warning. Raises ModelError where it is not told what to begin with."""
+        told in a warning. Raises ModelError for what is malformed, and where it is not told what to
+        begin with."""
         start = raw.get("decoder_start_token_id")
         start = raw.get("bos_token_id") if start is None else start
-        if not isinstance(start, int):
-            raise ModelError(f"{GENERATION_FILE} has no decoder_start_token_id to begin with")
+        if type(start) is not int:
+            raise ModelError(
+                f"{GENERATION_FILE}: decoder_start_token_id is {start!r}; a target begins with it"
+            )
         values: dict[str, Any] = {
-            ours: raw[theirs]
-            for ours, theirs in {
-                "num_beams": "num_beams",
-                "length_penalty": "length_penalty",
-                "early_stopping": "early_stopping",
-                "forced_bos_id": "forced_bos_token_id",
-            }.items()
-            if raw.get(theirs) is not None
+            "num_beams": raw.get("num_beams") or 1,
+            "length_penalty": raw.get("length_penalty"),
+            "early_stopping": raw.get("early_stopping"),
+            "forced_bos_id": raw.get("forced_bos_token_id"),
+            "max_new_tokens": _length(raw),
         }
-        if (length := _length(raw)) is not None:
-            values["max_new_tokens"] = length
-        _warn_of_the_rest(raw)
-        words = raw.get("bad_words_ids") or ()
-        return cls(
-            start_id=start,
-            eos_ids=_ids(raw.get("eos_token_id")),
-            forced_eos_ids=_ids(raw.get("forced_eos_token_id")),
-            banned_ids=(
-                *(word[0] for word in words if len(word) == 1),
-                *_ids(raw.get("suppress_tokens")),
-            ),
-            **values,
-        )
+        try:
+            return cls(
+                start_id=start,
+                eos_ids=_ids(raw.get("eos_token_id")),
+                forced_eos_ids=_ids(raw.get("forced_eos_token_id")),
+                banned_ids=_banned(raw),
+                **{name: value for name, value in values.items() if value is not None},
+            )
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"{GENERATION_FILE}: {error}") from error
 
 
 def read_decoding(folder: Path) -> DecodingParams:
@@ -91,29 +90,31 @@ def read_decoding(folder: Path) -> DecodingParams:
     raw = read_config(folder)
     path = folder / GENERATION_FILE
     if path.is_file():
-        try:
-            raw |= json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError) as error:
-            raise ModelError(f"{path} cannot be read: {error}") from error
+        raw |= read_object(path, max_bytes=MAX_CONFIG_BYTES)
     return DecodingParams.from_hugging_face(raw)
 
 
 def _length(raw: Mapping[str, Any]) -> int | None:
     """`max_length` counts the start token too."""
-    if raw.get("max_new_tokens") is not None:
-        return int(raw["max_new_tokens"])
-    return int(raw["max_length"]) - 1 if raw.get("max_length") is not None else None
+    length: int | None = raw.get("max_new_tokens")
+    if length is None and raw.get("max_length") is not None:
+        length = int(raw["max_length"]) - 1
+    return length
 
 
 def _ids(value: int | Sequence[int] | None) -> tuple[int, ...]:
     if value is None:
         return ()
-    return (value,) if isinstance(value, int) else tuple(value)
+    return (value,) if isinstance(value, int) else tuple(int(token) for token in value)
 
 
-def _warn_of_the_rest(raw: Mapping[str, Any]) -> None:
+def _banned(raw: Mapping[str, Any]) -> tuple[int, ...]:
+    """Words of one token can be banned by the token; settings of any other search are warned of."""
+    words = raw.get("bad_words_ids") or ()
     asked = [name for name, nothing in NOT_HONOURED.items() if raw.get(name) not in (None, nothing)]
-    if any(len(word) > 1 for word in raw.get("bad_words_ids") or ()):
+    if any(len(word) > 1 for word in words):
         asked.append("bad_words_ids of several tokens")
     if asked:
-        warnings.warn(f"not honoured in this search: {', '.join(asked)}", stacklevel=3)
+        warnings.warn(f"not honoured in this search: {', '.join(asked)}", stacklevel=4)
+    singles = tuple(int(word[0]) for word in words if len(word) == 1)
+    return singles + _ids(raw.get("suppress_tokens"))

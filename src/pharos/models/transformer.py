@@ -106,6 +106,11 @@ class TransformerConfig(ModelConfig):
                 f"config.json: vocab_size {self.vocab_size} and decoder_vocab_size "
                 f"{self.target_vocab_size} differ, but the embedding is shared"
             )
+        if self.share_embeddings and not self.tie_word_embeddings:
+            raise ModelError(
+                "config.json: tie_word_embeddings is False, but the embedding is shared by source "
+                "and target; a head of its own is built only where nothing is shared"
+            )
         if self.pad_token_id is not None:
             most = min(self.vocab_size, self.target_vocab_size) - 1
             check_size(pad_token_id=self.pad_token_id, least=0, most=most)
