@@ -31,18 +31,52 @@ def facts() -> dict[str, str]:
     return dict(_corpus.FACTS)
 
 
+TEXTS = ["The keeper of the light feeds seven gulls by the harbour of Alexandria. "] * 9
+CHATML = ("<|im_start|>", "<|im_end|>")
+
+
+def _tokenizer_in(folder: Path) -> int:
+    """Puts a small byte-level tokenizer into a model's folder; its vocabulary's size."""
+    from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
+
+    tokenizer = train_tokenizer(TEXTS, TokenizerConfig(vocab_size=320, special_tokens=CHATML))
+    tokenizer.save(folder)
+    return tokenizer.vocab_size
+
+
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A decoder of random weights with a byte-level tokenizer, as a model's folder. It writes
-    nonsense, the same each time."""
-    from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
+    """A decoder of random weights with a tokenizer, as a model's folder. It writes nonsense, the
+    same each time."""
     from pharos.models.doubles import tiny_llama
     from pharos.models.load import save_model
 
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    texts = ["The keeper of the light feeds seven gulls by the harbour of Alexandria. "] * 9
-    chatml = ("<|im_start|>", "<|im_end|>")
-    tokenizer = train_tokenizer(texts, TokenizerConfig(vocab_size=320, special_tokens=chatml))
-    save_model(tiny_llama(vocab_size=tokenizer.vocab_size), folder)
-    tokenizer.save(folder)
+    save_model(tiny_llama(vocab_size=_tokenizer_in(folder)), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of an encoder-decoder, whose files ask for two beams and nine tokens."""
+    from pharos.models.load import new_model, save_model
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-t5"
+    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    raw = {"model_type": "t5", "vocab_size": _tokenizer_in(folder), **sizes}
+    save_model(new_model(raw, "seq2seq_lm"), folder)
+    decoding = '{"decoder_start_token_id": 0, "num_beams": 2, "max_new_tokens": 9}'
+    (folder / "generation_config.json").write_text(decoding, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of an encoder, which generates nothing."""
+    from pharos.models.load import new_model, save_model
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    raw = {"model_type": "bert", "vocab_size": _tokenizer_in(folder), "intermediate_size": 16}
+    save_model(new_model(raw | sizes | {"max_position_embeddings": 32}, "masked_lm"), folder)
     return folder

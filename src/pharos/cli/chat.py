@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pharos.cli.generate import ModelArgument
+from pharos.cli.generate import ModelArgument, utf8
 from pharos.cli.sampling import (
     DeviceOption,
     DTypeOption,
@@ -121,7 +121,7 @@ def read_line() -> str | None:
         if is_typed:
             sys.stderr.write("> ")
             sys.stderr.flush()
-        line = sys.stdin.readline()
+        line = utf8(sys.stdin.buffer.readline())
     except KeyboardInterrupt:
         return None
     return line.strip() if line else None

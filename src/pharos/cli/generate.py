@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,7 @@ from pharos.cli.sampling import (
 )
 
 if TYPE_CHECKING:
+    from pharos.core import SamplingParams
     from pharos.serve.local import LocalModel, LocalSeq2Seq, Piece
 
 ModelArgument = Annotated[
@@ -52,11 +54,15 @@ def generate(
     seed: SeedOption = None,
     stop: StopOption = None,
     beams: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--beams", metavar="N", min=1, help="Beam search; for encoder-decoders (T5, Marian)."
+            "--beams",
+            metavar="N",
+            min=1,
+            show_default=False,
+            help="Beams of the search; for encoder-decoders (T5, Marian). Else as their files say.",
         ),
-    ] = 1,
+    ] = None,
     logprobs: Annotated[
         int | None,
         typer.Option(
@@ -110,19 +116,15 @@ def generate(
         raise typer.BadParameter("--logprobs are printed with --json")
     if trace is not None and not trace.parent.is_dir():
         raise typer.BadParameter(f"--trace: {trace.parent} is not a folder")
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = utf8(sys.stdin.buffer.read() if prompt == "-" else prompt)
     from pharos.serve.local import LocalSeq2Seq, load_local
 
     model = load_local(name, dtype=dtype, device=device)
     if isinstance(model, LocalSeq2Seq):
-        if trace is not None:
-            raise typer.BadParameter(
-                f"--trace shows how a decoder goes on with a text; {model.name} is an "
-                "encoder-decoder"
-            )
+        refuse_for_seq2seq(model.name, params, trace)
         print_target(model, text, beams, max_tokens, as_json)
         return
-    if beams > 1:
+    if beams is not None:
         raise typer.BadParameter("--beams is for encoder-decoders; a decoder samples its text")
     started = time.perf_counter()
     first = started
@@ -145,6 +147,33 @@ def generate(
         note(f"The trace is in {shown_path(trace)}; open it with a browser.")
 
 
+def utf8(text: str | bytes) -> str:
+    """Text from outside; what is not UTF-8 is wrong use."""
+    try:
+        return text.decode() if isinstance(text, bytes) else text.encode().decode()
+    except UnicodeError as error:
+        raise typer.BadParameter(
+            "the text is not UTF-8; convert it, with iconv for example"
+        ) from error
+
+
+def refuse_for_seq2seq(name: str, params: "SamplingParams", trace: Path | None) -> None:
+    """What is for decoders must not be ignored."""
+    usual = type(params)(max_tokens=params.max_tokens)
+    given = [
+        field.name
+        for field in fields(params)
+        if getattr(params, field.name) != getattr(usual, field.name)
+    ]
+    given += ["trace"] if trace is not None else []
+    if given:
+        options = ", ".join(f"--{option.replace('_', '-')}" for option in given)
+        raise typer.BadParameter(
+            f"{options}: for a decoder; {name} is an encoder-decoder, whose text is searched for "
+            "(--beams, --max-tokens)"
+        )
+
+
 def write_trace(model: "LocalModel", prompt: str, pieces: "list[Piece]", path: Path) -> None:
     """The page that shows how the model read `prompt` and what it wrote."""
     from pharos.models.trace import trace
@@ -157,7 +186,7 @@ def write_trace(model: "LocalModel", prompt: str, pieces: "list[Piece]", path: P
 
 
 def print_target(
-    model: "LocalSeq2Seq", text: str, beams: int, max_tokens: int, as_json: bool
+    model: "LocalSeq2Seq", text: str, beams: int | None, max_tokens: int, as_json: bool
 ) -> None:
     """What an encoder-decoder writes for `text`."""
     from pharos.cli.terminal import print_json, saying

@@ -162,7 +162,7 @@ def _attention_stages(q_BHTK: Tensor, k_BGSK: Tensor) -> Iterator[Stage]:
 
 
 def _logits_stage(model: CausalLM, num_tokens: int) -> Stage:
-    own = 0 if model.lm_head is None else model.lm_head.weight.numel()
+    own = 0 if model.lm_head is None else _num_parameters(model.lm_head)
     axes = (("tokens", num_tokens), ("vocabulary", model.config.vocab_size))
     return Stage(name="logits", axes=axes, num_parameters=own)
 
@@ -197,8 +197,16 @@ def _parts(body: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         in_expert = ".experts." in name and not EXPERT.fullmatch(name)
         if in_other_block or in_expert:
             continue
-        if EXPERT.fullmatch(name) or next(part.parameters(recurse=False), None) is not None:
+        is_leaf = next(part.children(), None) is None
+        if EXPERT.fullmatch(name) or (is_leaf and _num_parameters(part)):
             yield name, part
+
+
+def _num_parameters(part: nn.Module) -> int:
+    """Those that a conversion has packed are plain tensors of their modules."""
+    packed = (x for module in part.modules() for x in vars(module).values())
+    tensors = [*part.parameters(), *(x for x in packed if isinstance(x, Tensor))]
+    return sum(tensor.numel() for tensor in tensors)
 
 
 def _noted(name: str, stages: list[Stage]) -> Any:
@@ -207,9 +215,8 @@ def _noted(name: str, stages: list[Stage]) -> Any:
     def note(part: nn.Module, _: object, output: Tensor) -> None:
         sizes = output.shape if output.ndim == 2 else output.shape[1:]
         axes = ("tokens", "width") if len(sizes) == 2 else ("tokens", "heads", "width")
-        num_parameters = sum(parameter.numel() for parameter in part.parameters())
         pairs = tuple(zip(axes, sizes, strict=True))
-        stages.append(Stage(name=name, axes=pairs, num_parameters=num_parameters))
+        stages.append(Stage(name=name, axes=pairs, num_parameters=_num_parameters(part)))
 
     return note
 

@@ -124,8 +124,10 @@ class LocalSeq2Seq:
             num_beams=num_beams or self.decoding.num_beams,
             max_new_tokens=max_tokens or self.decoding.max_new_tokens,
         )
-        device = self.model.body.embedding.weight.device
-        ids_BS = torch.tensor([self.tokenizer.encode(text)], device=device)
+        ids = self.tokenizer.encode(text)
+        if not ids:
+            raise ValueError("the text has no tokens; an encoder-decoder needs one to rewrite")
+        ids_BS = torch.tensor([ids], device=self.model.body.embedding.weight.device)
         if params.num_beams == 1:
             return greedy_search(self.model, ids_BS, params)
         return beam_search(self.model, ids_BS, params)[0]
@@ -144,12 +146,12 @@ def load_local(
     """The model of that name (see `models.resolve.find_model`). `template` names a built-in chat
     template (default: the model's own, if it has one). `device` is one of torch's; "auto" is a GPU
     if there is one. `dtype` "auto" keeps the file's, unless the processor cannot multiply in it.
-    Raises ModelError for what does not generate text."""
+    Raises ModelError for what does not generate text, and ValueError for a device that is not
+    there."""
     folder = find_model(str(name))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(folder.path, device=device)
-    model = model.to(_dtype(dtype, model, device))
+    place = _device(device)
+    model = load_model(folder.path, device=place)
+    model = model.to(_dtype(dtype, model, place))
     pack_linears(model)
     tokenizer = Tokenizer.load(folder.path)
     if isinstance(model, Seq2SeqLM):
@@ -169,13 +171,27 @@ def _chat_template(folder: Path, tokenizer: Tokenizer, name: str | None) -> Chat
     return ChatTemplate.load(folder, tokenizer) if template_sources(folder) else None
 
 
-def _dtype(asked: DType, model: Model, device: str) -> torch.dtype:
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"the device {name!r} cannot be used ({reason}); choose cpu, or auto"
+        ) from error
+    return device
+
+
+def _dtype(asked: DType, model: Model, device: torch.device) -> torch.dtype:
     if asked != "auto":
         chosen: torch.dtype = getattr(torch, asked)
         return chosen
     stored = next(model.parameters()).dtype
-    is_slow = device == "cpu" and stored == torch.float16
-    if is_slow or (device == "cpu" and stored == torch.bfloat16 and not _multiplies_bf16()):
+    is_slow = stored == torch.float16 or (stored == torch.bfloat16 and not _multiplies_bf16())
+    if device.type == "cpu" and is_slow:
         return torch.bfloat16 if _multiplies_bf16() else torch.float32
     return stored
 
