@@ -208,7 +208,7 @@ def described(loaded: "Tokenizer") -> dict[str, Any]:
 def longest_tokens(loaded: "Tokenizer") -> list[str]:
     """As the text they stand for, special ones left out."""
     ids = set(loaded.vocabulary().values()) - loaded.special_ids
-    texts = {loaded.decode([id_]) for id_ in ids}
+    texts = {loaded.text_of(id_) for id_ in ids}
     return sorted(texts, key=lambda text: (-len(text), text))[:LONGEST_SHOWN]
 
 

@@ -18,10 +18,9 @@ The pieces of a stream add up to `Tokenizer.decode` of all its ids.
 """
 
 import codecs
-import json
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Protocol
 
 from pharos.data.tokenizer import Tokenizer
@@ -74,7 +73,7 @@ class _WindowStream:
     def __init__(self, tokenizer: Tokenizer, *, has_byte_tokens: bool) -> None:
         self._tokenizer = tokenizer
         self._has_byte_tokens = has_byte_tokens
-        self._before: list[int] = []
+        self._before: int | None = None
         self._held: list[int] = []
 
     def push(self, id_: int, token: str) -> str:
@@ -88,14 +87,13 @@ class _WindowStream:
     def flush(self) -> str:
         if not self._held:
             return ""
-        before = self._decode(self._before)
-        text = self._decode(self._before + self._held)
-        assert text.startswith(before), f"{text!r} takes back {before!r}"
-        self._before, self._held = self._held[-1:], []
-        return text[len(before) :]
-
-    def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special=False)
+        shown, before = "", list[int]()
+        if self._before is not None:
+            shown, before = self._tokenizer.text_of(self._before), [self._before]
+        text = self._tokenizer.decode(before + self._held, skip_special=False)
+        assert text.startswith(shown), f"{text!r} takes back {shown!r}"
+        self._before, self._held = self._held[-1], []
+        return text[len(shown) :]
 
 
 class _WholeStream:
@@ -115,6 +113,7 @@ class _WholeStream:
         return text
 
 
+@lru_cache(maxsize=1 << 17)
 def token_bytes(token: str) -> bytes:
     """The bytes that a token of a byte-level vocabulary stands for: `Ġhé` is b" h\\xe9". One that
     was added as it is (`<|end|>`, "two words") stands for its text."""
@@ -135,7 +134,7 @@ def _byte_alphabet() -> dict[str, int]:
 
 def _stream(tokenizer: Tokenizer) -> _Stream:
     """The stream that fits the tokenizer's decoder, a chain of parts."""
-    parts = _decoder_parts(tokenizer)
+    parts = tokenizer.decoder_parts
     kinds = [part["type"] for part in parts]
     if kinds == ["ByteLevel"]:
         return _ByteStream()
@@ -150,11 +149,3 @@ def _looks_at_one_token(part: Mapping[str, Any]) -> bool:
     if part["type"] == "Strip":
         return bool(part["start"] <= 1 and part["stop"] == 0)
     return part["type"] in _BY_TOKEN
-
-
-def _decoder_parts(tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    decoder = tokenizer.backend.decoder
-    if decoder is None:
-        return []
-    state: dict[str, Any] = json.loads(decoder.__getstate__())
-    return state["decoders"] if state["type"] == "Sequence" else [state]

@@ -11,8 +11,10 @@ part:
 A chat template is a matter of its own: see `data.chat_template`.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self, get_args
@@ -61,7 +63,8 @@ class Piece:
 @dataclass(frozen=True, eq=False)
 class Tokenizer:
     """Text to ids and back. `special_tokens` has the tokens by role (`{"eos": "</s>"}`); one that
-    the model's files name but the vocabulary lacks has no id. `eos_ids` end a generation."""
+    the model's files name but the vocabulary lacks has no id. `eos_ids` end a generation. The
+    `backend` stays as it is: what was asked of it once is remembered."""
 
     backend: tokenizers.Tokenizer
     special_tokens: Mapping[SpecialRole, str] = field(default_factory=dict)
@@ -88,11 +91,19 @@ class Tokenizer:
         """How many tokens there are, added ones included. (A model may have more rows.)"""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
-    @property
+    @cached_property
     def special_ids(self) -> frozenset[int]:
         """Those that `decode` leaves out with `skip_special`."""
         added = self.backend.get_added_tokens_decoder()
         return frozenset(id_ for id_, token in added.items() if token.special)
+
+    @cached_property
+    def decoder_parts(self) -> list[dict[str, Any]]:
+        """The steps from tokens to a text, as `tokenizer.json` has them."""
+        if self.backend.decoder is None:
+            return []
+        state: dict[str, Any] = json.loads(self.backend.decoder.__getstate__())
+        return state["decoders"] if state["type"] == "Sequence" else [state]
 
     def special_id(self, role: SpecialRole) -> int | None:
         token = self.special_tokens.get(role)
@@ -145,6 +156,16 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of ids; an id that is no token's has none. For a stream: `StreamDecoder`."""
         return self.backend.decode(ids, skip_special_tokens=skip_special)
+
+    def text_of(self, id_: int) -> str:
+        """The text of one token by itself, special or not; remembered."""
+        if id_ not in self._texts:
+            self._texts[id_] = self.decode([id_], skip_special=False)
+        return self._texts[id_]
+
+    @cached_property
+    def _texts(self) -> dict[int, str]:
+        return {}
 
     def token(self, id_: int) -> str | None:
         """The token as the vocabulary writes it (`Ġhouse`, `##ing`, `<0x0A>`)."""

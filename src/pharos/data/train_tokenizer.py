@@ -52,7 +52,7 @@ WORDS = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """How Llama 3 (and GPT-4 before it) cuts a text into what no token may span."""
-LINES_AT_ONCE = 1000
+TEXTS_AT_ONCE = 1000
 BYTE_PENALTY = 10.0
 """How much less likely than the rarest piece (in nats) a byte is held to be."""
 SCORE_DIGITS = 6
@@ -103,7 +103,7 @@ class TextFiles:
     def __iter__(self) -> Iterator[str]:
         for path in self.paths:
             with path.open("rb") as file:
-                while lines := list(islice(file, LINES_AT_ONCE)):
+                while lines := list(islice(file, TEXTS_AT_ONCE)):
                     if self.on_bytes:
                         self.on_bytes(sum(map(len, lines)))
                     yield from self._decoded(lines, path)
@@ -256,14 +256,15 @@ def _learn(backend: Backend, texts: Iterable[str], trainer: trainers.Trainer) ->
     """Raises ModelError where the texts are blank, or the library finds too little in them."""
     is_blank = True
 
-    def watched() -> Iterator[str]:
+    def batches() -> Iterator[list[str]]:
         nonlocal is_blank
-        for text in texts:
-            is_blank = is_blank and not text.strip()
-            yield text
+        remaining = iter(texts)
+        while batch := list(islice(remaining, TEXTS_AT_ONCE)):
+            is_blank = is_blank and not any(map(str.strip, batch))
+            yield batch
 
     try:
-        backend.train_from_iterator(watched(), trainer)
+        backend.train_from_iterator(batches(), trainer)
     except (PharosError, OSError):
         raise
     except Exception as error:  # the library raises nothing narrower
