@@ -81,6 +81,32 @@ def test_a_value_of_another_type_anywhere_gives_no_other_error(model_type: str) 
                 assert "config.json" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rope_theta": -5.0}, "theta is -5.0"),
+        ({"rope_theta": 1.0}, "theta is 1.0"),
+        ({"partial_rotary_factor": 2.0}, "partial_rotary_factor is 2.0"),
+        ({"rope_scaling": {"type": "linear", "factor": 0.5}}, "factor is 0.5"),
+        ({"rope_scaling": {"type": "linear", "factor": 1e999}}, "factor is inf"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0, "beta_fast": "x"}}, "beta_fast is 'x'"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0, "beta_slow": 0}}, "beta_slow is 0"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2, "mscale": [1]}}, r"mscale is \[1\]"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "head_dim": 2}, "width 2"),
+        ({"rms_norm_eps": -1.0}, "rms_norm_eps is -1.0; it must be at least 0"),
+        ({"attention_dropout": 2.0}, "attention_dropout is 2.0; it must be a probability"),
+        ({"initializer_range": -1.0}, "initializer_range is -1.0; it must be at least 0"),
+        ({"attention_bias": "no"}, "qkv_bias is 'no'; it must be bool"),
+    ],
+    ids=str,
+)
+def test_a_number_that_no_layer_can_compute_with_is_refused_before_one_does(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ModelError, match=rf"config\.json.*{message}"):
+        build_model(RAW["llama"] | {"max_position_embeddings": 64} | settings, "causal_lm")
+
+
 def test_sizes_within_the_bounds_that_no_memory_holds_are_refused() -> None:
     huge = {"vocab_size": 2**24, "hidden_size": 2**24, "intermediate_size": 2**24}
     with pytest.raises(ModelError, match="network of these sizes cannot be built"):

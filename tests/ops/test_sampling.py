@@ -100,6 +100,14 @@ def test_of_equally_likely_tokens_the_first_are_kept() -> None:
     assert kept(shares[0]) == {0, 1}
 
 
+@pytest.mark.parametrize("temperature", [1e-320, 1e-39, 1e-30, 1e-6])
+def test_next_to_no_temperature_leaves_the_likeliest_alone(temperature: float) -> None:
+    shares = probabilities(
+        logits_of([[-80.0, 90.0, 3.0]]), [SamplingParams(temperature=temperature)]
+    )
+    assert shares.tolist() == [[0.0, 1.0, 0.0]]
+
+
 # The draw
 
 

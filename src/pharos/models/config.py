@@ -58,6 +58,7 @@ class ModelConfig:
         for field in fields(self):
             shown = self.RENAMED.get(field.name, field.name)
             _check_value(shown, getattr(self, field.name), field.type)
+            _check_range(field.name, shown, getattr(self, field.name))
         for name, most in SIZES.items():
             self.check_sizes(name, most=most)
 
@@ -195,6 +196,17 @@ def _check_value(name: str, value: object, declared: Any) -> None:
         most = LARGEST_WIDTH if isinstance(number, int) else LARGEST
         if isinstance(number, int | float) and not -most <= number <= most:
             raise ModelError(f"config.json: {name} is {number}; no model has such a number")
+
+
+def _check_range(name: str, shown: str, value: Any) -> None:
+    """Of what is named alike in all families: probabilities, and what must not be negative."""
+    is_probability = name.endswith("dropout")
+    if not is_probability and not name.endswith(("_eps", "_epsilon", "initializer_range")):
+        return
+    most = 1 if is_probability else LARGEST
+    if value is not None and not 0 <= value <= most:
+        rule = "a probability, 0 to 1" if is_probability else "at least 0"
+        raise ModelError(f"config.json: {shown} is {value}; it must be {rule}")
 
 
 def _is_a(value: object, declared: Any) -> bool:

@@ -72,7 +72,7 @@ class LlamaConfig(ModelConfig):
         special = super(LlamaConfig, cls).read_special(raw)
         model_type, heads = raw["model_type"], raw.get("num_attention_heads") or 1
         head_dim = raw.get("head_dim") or raw.get("hidden_size", 0) // heads
-        has_bias = bool(raw.get("attention_bias", False))
+        has_bias = raw.get("attention_bias") or False
         return special | {
             "num_key_value_heads": raw.get("num_key_value_heads") or heads,
             "head_dim": head_dim,

@@ -27,6 +27,8 @@ def read_rope(raw: Mapping[str, Any], head_dim: int, *, theta: float = DEFAULT_T
     theta = float(settings.get("rope_theta") or raw.get("rope_theta") or theta)
     share = settings.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
     width = int(head_dim * share)
+    if width > head_dim:
+        raise ModelError(f"config.json: partial_rotary_factor is {share}; it must be at most 1")
     if kind == "default":
         return Rope(width=width, theta=theta)
     if kind not in KINDS:

@@ -53,6 +53,10 @@ def sinusoids(positions_BT: Tensor, width: int) -> Tensor:
 
 # Rotary embeddings
 
+LEAST_THETA = 1.001
+"""At a base of 1 all pairs would turn alike, and below it the later ones faster."""
+LEAST_TURNS = 1e-6
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RopeScaling:
@@ -79,13 +83,25 @@ class RopeScaling:
     high_freq_factor: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.factor < 1.0:
-            raise ValueError(f"the RoPE scaling factor is {self.factor}; it must be at least 1")
+        _check_finite(self, "factor", least=1.0)
+        for name in ("attention_factor", "mscale", "mscale_all_dim"):
+            if getattr(self, name) is not None:
+                _check_finite(self, name, least=0.0)
+        for name in ("beta_fast", "beta_slow"):
+            _check_finite(self, name, least=LEAST_TURNS)
+        for name in ("low_freq_factor", "high_freq_factor"):
+            _check_finite(self, name, least=0.0)
         if self.kind == "llama3" and self.high_freq_factor <= self.low_freq_factor:
             raise ValueError(
                 f"high_freq_factor {self.high_freq_factor} must be above "
                 f"low_freq_factor {self.low_freq_factor}"
             )
+
+
+def _check_finite(settings: object, name: str, *, least: float) -> None:
+    value = getattr(settings, name)
+    if type(value) not in (int, float) or not least <= value < math.inf:
+        raise ValueError(f"RoPE's {name} is {value!r}; it must be a number, at least {least}")
 
 
 class Rotation(NamedTuple):
@@ -116,6 +132,9 @@ class Rope:
     def __post_init__(self) -> None:
         if self.width < 2 or self.width % 2:
             raise ValueError(f"RoPE rotates pairs: a width of {self.width} is not even")
+        _check_finite(self, "theta", least=LEAST_THETA)
+        if self.width == 2 and self.scaling is not None and self.scaling.kind == "dynamic":
+            raise ValueError("dynamic RoPE scaling leaves the first pair alone: width 2 is no more")
 
     def rotation(self, positions_BT: Tensor, *, dtype: torch.dtype = torch.float32) -> Rotation:
         """The rotation at these positions, computed in float32 and given in `dtype`."""

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from pharos.core import SamplingParams
 
+COLDEST = 1e-30
+"""Temperatures below it are taken for it: float32 would make zero of them."""
+
 
 class Seen(NamedTuple):
     """How often each token stands in the prompt and in what was generated, each `[B, V]`."""
@@ -59,8 +62,10 @@ def probabilities(logits_BV: Tensor, params: Sequence[SamplingParams]) -> Tensor
     likeliest token is always in it; a temperature of 0 counts as 1."""
     column = partial(_column, params, like=logits_BV)
     temperature_B1 = column("temperature")
-    temperature_B1 = temperature_B1.where(temperature_B1 > 0, 1.0)
-    logits_BV = logits_BV.float() / temperature_B1
+    is_zero = torch.tensor([[p.temperature == 0.0] for p in params], device=logits_BV.device)
+    temperature_B1 = temperature_B1.clamp(min=COLDEST).masked_fill(is_zero, 1.0)
+    logits_BV = logits_BV.float()
+    logits_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / temperature_B1
     if any(p.top_k or p.top_p < 1.0 for p in params):
         logits_BV = _truncated(logits_BV, column("top_k"), column("top_p"))
     shares_BV = logits_BV.softmax(dim=-1)
