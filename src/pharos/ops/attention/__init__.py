@@ -5,6 +5,7 @@
 - `plain`: float32, every step written out. The twin that all others are compared with.
 - `sdpa`: torch's fused kernels; a mask other than none or causal becomes a matrix.
 - `tiled`: exact, tile by tile: memory grows with the length, time falls with the mask's density.
+- `triton`: the same as kernels for NVIDIA GPUs; needs the triton package.
 
 Sharing of keys and values follows from the shapes: as many heads as the queries have (multi-head),
 fewer (grouped-query, Ainslie et al. 2023), or one (multi-query, Shazeer 2019).
@@ -17,10 +18,11 @@ from torch import Tensor
 from pharos.ops.attention.dense import plain_attention, sdpa_attention
 from pharos.ops.attention.scoring import Scoring
 from pharos.ops.attention.tiled import tiled_attention
+from pharos.ops.attention.triton import can_use_triton, triton_attention
 from pharos.ops.masks import Causal, Full, Mask
 from pharos.ops.positions import DistanceBias
 
-Backend = Literal["plain", "sdpa", "tiled"]
+Backend = Literal["plain", "sdpa", "tiled", "triton"]
 
 SMALL = 1 << 20  # pairs of a query and a key: fewer are soonest done as one matrix
 
@@ -61,6 +63,8 @@ def attention(
         raise ValueError(f"dropout {dropout} with the {backend} backend; choose plain or sdpa")
     if backend == "tiled":
         return tiled_attention(q_BHTK, k_BGSK, v_BGSK, scoring)
+    if backend == "triton":
+        return triton_attention(q_BHTK, k_BGSK, v_BGSK, scoring)
     raise ValueError(f"unknown backend {backend!r}; choose from {', '.join(get_args(Backend))}")
 
 
@@ -72,7 +76,7 @@ def choose_backend(
     known = isinstance(mask, Full) or (isinstance(mask, Causal) and num_queries == num_keys)
     if dropout or (known and bias is None) or num_queries * num_keys <= SMALL:
         return "sdpa"
-    return "tiled"
+    return "triton" if q_BHTK.is_cuda and can_use_triton(q_BHTK) else "tiled"
 
 
 def _check_shapes(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor) -> None:
