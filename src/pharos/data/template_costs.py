@@ -5,7 +5,7 @@ random, makes HTML, or may take longer than its cost says.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from jinja2 import TemplateRuntimeError
@@ -110,6 +110,33 @@ def joined(meter: Meter, arguments: Arguments) -> None:
     multiplied(meter, arguments[::-1])
 
 
+def dumped(meter: Meter, arguments: Arguments) -> None:
+    """`value|tojson(indent=2)`: each element may stand on a line of its own, moved in as often as
+    it is nested, and each separator after each."""
+    value, *settings = arguments
+    weight = meter.weigh(value) + meter.weigh(*settings)
+    widths = [len(o) if isinstance(o, str) else abs(o) for o in _scalars(settings)]
+    widest = max(widths, default=1)
+    meter.charge(weight * max(widest, 1) * (_nesting(value) if widest > 1 else 1))
+
+
+def _scalars(values: Iterable[object]) -> Iterator[str | int]:
+    """The texts and the numbers in values that have been weighed."""
+    for value in values:
+        if isinstance(value, (str, int)):
+            yield value
+        else:
+            yield from _scalars(parts(value))
+
+
+def _nesting(value: object) -> int:
+    """How many levels a value has that has been weighed."""
+    level, depth = [value], 0
+    while level:
+        level, depth = [part for one in level for part in parts(one)], depth + 1
+    return depth
+
+
 def ordered(meter: Meter, arguments: Arguments) -> None:
     """Each element is compared with some others, their number being the logarithm of all."""
     weight = meter.weigh(*arguments)
@@ -132,7 +159,7 @@ def formatted(meter: Meter, arguments: Arguments) -> None:
     """`'%s and %s' % values`, or the same as a filter: each mark may print all of the values."""
     text, *values = arguments
     if isinstance(text, str):
-        if _WIDE_PERCENT.search(text):
+        if _is_wide_percent(text):
             raise TooMuchWorkError(f"the format {text[:60]!r} asks for a width of its own")
         meter.charge(text.count("%") * meter.weigh(*values))
     meter.weigh(text)
@@ -141,14 +168,28 @@ def formatted(meter: Meter, arguments: Arguments) -> None:
 def brace_formatted(meter: Meter, arguments: Arguments) -> None:
     """`'{} and {}'.format(values)`."""
     text, *values = arguments
-    if _WIDE_BRACE.search(text.replace("{{", "")):
+    if _is_wide_brace(text.replace("{{", "")):
         raise TooMuchWorkError(f"the format {text[:60]!r} asks for a width of its own")
     meter.charge(text.count("{") * meter.weigh(*values))
     meter.weigh(text)
 
 
+def _is_wide_percent(text: str) -> bool:
+    """Of a mark with a key, `%(key)9999s`, the end of the key is looked for: keys may hold
+    anything."""
+    return bool(_WIDE_PERCENT.search(text) or ("%(" in text and _WIDE_AFTER_KEY.search(text)))
+
+
+def _is_wide_brace(text: str) -> bool:
+    """A brace within an index, `{0[}]:9999}`, ends no field, so it is refused: it hides a width."""
+    hides = (field.rfind("[") > field.rfind("]") for field in _FIELD.findall(text))
+    return bool(_WIDE_BRACE.search(text)) or any(hides)
+
+
 _WIDE_PERCENT = re.compile(r"%[^%a-zA-Z]*(\*|\d{4})")
+_WIDE_AFTER_KEY = re.compile(r"\)[#0 +\-]*(\*|\d{4}|\d*\.(\*|\d{4}))")
 _WIDE_BRACE = re.compile(r"\{[^}]*(\{|\d{4})")
+_FIELD = re.compile(r"\{([^{}]*)(?=[{}])")
 
 
 def _table(groups: Mapping[Cost, str]) -> dict[str, Cost]:
@@ -161,7 +202,8 @@ FILTER_COSTS = _table(
         "selectattr",
         copied: "list reverse",
         walked: "abs capitalize e escape float int lower string title upper urlencode wordcount",
-        multiplied: "batch center indent join replace round slice tojson trim truncate",
+        multiplied: "batch center indent join replace round slice trim truncate",
+        dumped: "tojson",
         ordered: "dictsort groupby max min sort unique",
         summed: "sum",
         formatted: "format",

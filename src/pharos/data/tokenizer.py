@@ -36,17 +36,26 @@ def load_tokenizer(path: Path, *, max_tokens: int | None = None) -> tokenizers.T
     check_size(path, MAX_TOKENIZER_BYTES)
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise ModelError(
-            f"{path} cannot be read as a tokenizer: {error}; download it again, or write it anew "
-            "with `save_pretrained` of transformers"
-        ) from error
+    except BaseException as error:
+        raise library_error(f"{path} cannot be read as a tokenizer", error) from error
     tokenizer.no_padding()
     if max_tokens is None:
         tokenizer.no_truncation()
     else:
         tokenizer.enable_truncation(max_tokens)
     return tokenizer
+
+
+def library_error(what: str, error: BaseException) -> ModelError:
+    """What the library raises for a file that makes no sense is an Exception, or no Exception at
+    all: where its Rust code panics. Anything else is raised again."""
+    is_panic = type(error).__name__ == "PanicException"
+    if isinstance(error, TypeError) or not (is_panic or isinstance(error, Exception)):
+        raise error
+    return ModelError(
+        f"{what}: {error}; download tokenizer.json again, or write it anew with `save_pretrained` "
+        "of transformers"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,27 +144,33 @@ class Tokenizer:
         A rendered chat template already contains them: encode that with
         `add_special_tokens=False`, or it begins with two.
         """
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return self._encoded(text, add_special_tokens).ids
 
     def encode_batch(
         self, texts: Sequence[str], *, add_special_tokens: bool = True
     ) -> list[list[int]]:
         """The ids of each text, by itself: nothing is padded. Uses all cores, unless the variable
         TOKENIZERS_PARALLELISM forbids it."""
-        encodings = self.backend.encode_batch_fast(
-            list(texts), add_special_tokens=add_special_tokens
-        )
+        try:
+            encodings = self.backend.encode_batch_fast(
+                list(texts), add_special_tokens=add_special_tokens
+            )
+        except BaseException as error:
+            raise library_error("the tokenizer cannot encode these texts", error) from error
         return [encoding.ids for encoding in encodings]
 
     def pieces(self, text: str, *, add_special_tokens: bool = True) -> list[Piece]:
         """The tokens of a text, each with its place."""
-        encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
+        encoding = self._encoded(text, add_special_tokens)
         found = zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True)
         return [Piece(id=id_, token=token, start=s, end=e) for id_, token, (s, e) in found]
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of ids; an id that is no token's has none. For a stream: `StreamDecoder`."""
-        return self.backend.decode(ids, skip_special_tokens=skip_special)
+        try:
+            return self.backend.decode(ids, skip_special_tokens=skip_special)
+        except BaseException as error:
+            raise library_error("the tokenizer cannot decode these ids", error) from error
 
     def text_of(self, id_: int) -> str:
         """The text of one token by itself, special or not; remembered."""
@@ -173,6 +188,12 @@ class Tokenizer:
 
     def token_id(self, token: str) -> int | None:
         return self.backend.token_to_id(token)
+
+    def _encoded(self, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
+        try:
+            return self.backend.encode(text, add_special_tokens=add_special_tokens)
+        except BaseException as error:
+            raise library_error("the tokenizer cannot encode this text", error) from error
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`, which
