@@ -118,7 +118,8 @@ class _Batch:
         if not kept:
             return
         device = self._ids_R1.device
-        self._cache.select(torch.tensor(rows, device=device))
+        if list(rows) != list(range(len(self._ids_R1))):
+            self._cache.select(torch.tensor(rows, device=device))
         if len(kept) < len(self._states_BSD):
             kept_B = torch.tensor(kept, device=device)
             self._cache.select_sources(kept_B)
@@ -147,7 +148,7 @@ def _only(log_probs_RV: Tensor, ids: list[int]) -> Tensor:
 def beam_search(
     model: Seq2SeqLM, ids_BS: Tensor, params: DecodingParams, *, valid_BS: Tensor | None = None
 ) -> list[list[Hypothesis]]:
-    """For each source up to `num_beams` targets, best first. `valid_BS` marks what is not padding."""
+    """For each source up to `num_beams` targets, best first. `valid_BS` marks what is no padding."""
     searches = [_Search(params) for _ in ids_BS]
     batch, still_open = _Batch(model, ids_BS, valid_BS, params), list(searches)
     while still_open:

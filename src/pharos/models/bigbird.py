@@ -3,7 +3,8 @@ blocks, and a block looks at its neighbours, at the first and the last block, an
 ones (`bigbird_blocks`). Time and memory grow with the length, not with its square. A text too short
 for that is attended to in full, and so is every text where `attention_type` is `original_full`.
 
-(Hugging Face's BigBird attends in full for ever after one short text.)
+The last block is that of the batch: padding behind a text moves it, and changes what the text's
+blocks look at. (As in Hugging Face's BigBird; which attends in full for ever after one short text.)
 
 Shapes: N rows of a packed batch, B texts of a run, T tokens, S keys, D hidden width, H heads, K
 width of a head; of `Looks`: M blocks of queries, N of keys.

@@ -96,7 +96,10 @@ class KVCache:
     def select(self, rows_B: Tensor) -> None:
         """Keep these sequences, in this order; one may be taken several times (beam search)."""
         for layer, kv in enumerate(self._kv_2BGSK):
-            self._kv_2BGSK[layer] = None if kv is None else kv[:, rows_B]
+            if kv is not None:
+                room_2BGSK = kv.new_empty(2, len(rows_B), *kv.shape[2:])
+                room_2BGSK[:, :, :, : self.length] = kv[:, rows_B, :, : self.length]
+                self._kv_2BGSK[layer] = room_2BGSK
 
     def truncate(self, length: int) -> None:
         """Forget the tokens from position `length` on."""
