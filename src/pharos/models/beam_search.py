@@ -148,7 +148,7 @@ def _only(log_probs_RV: Tensor, ids: list[int]) -> Tensor:
 def beam_search(
     model: Seq2SeqLM, ids_BS: Tensor, params: DecodingParams, *, valid_BS: Tensor | None = None
 ) -> list[list[Hypothesis]]:
-    """For each source up to `num_beams` targets, best first. `valid_BS` marks what is no padding."""
+    """For each source up to `num_beams` targets, best first. `valid_BS` marks what is a token."""
     searches = [_Search(params) for _ in ids_BS]
     batch, still_open = _Batch(model, ids_BS, valid_BS, params), list(searches)
     while still_open:
