@@ -32,6 +32,17 @@ def test_what_is_saved_is_loaded(model: Model, tmp_path: Path) -> None:
     torch.testing.assert_close(load_model(tmp_path)(IDS), model(IDS), rtol=0, atol=0)
 
 
+def test_a_save_replaces_the_one_before_and_nothing_else(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "model_of_yesterday.safetensors").write_bytes(b"somebody's")
+    save_model(model, tmp_path, max_shard_bytes=20_000)
+    save_model(model, tmp_path, max_shard_bytes=40_000)
+    named = set(json.loads((tmp_path / INDEX_FILE).read_text())["weight_map"].values())
+    assert {path.name for path in tmp_path.glob("model-*")} == named
+    save_model(model, tmp_path)
+    names = {"config.json", WEIGHTS_FILE, "model_of_yesterday.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
 def test_shards_hold_the_same_model(model: Model, tmp_path: Path) -> None:
     save_model(model, tmp_path, max_shard_bytes=20_000)
     assert not (tmp_path / WEIGHTS_FILE).exists()

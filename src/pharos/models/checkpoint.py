@@ -19,6 +19,7 @@ from pharos.models.weight_map import Source, WeightMap
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+SHARDS = f"model-{'[0-9]' * 5}-of-{'[0-9]' * 5}.safetensors"
 MAX_SHARD_BYTES = 5_000_000_000
 MAX_CONFIG_BYTES = 4_000_000
 MAX_INDEX_BYTES = 32_000_000
@@ -218,7 +219,8 @@ def _write_index(folder: Path, module: nn.Module, shards: Mapping[str, Sequence[
 
 
 def _remove_older_weights(folder: Path, keep: set[str]) -> None:
-    for path in folder.glob("model*.safetensors"):
+    """Those of the names that a save gives; another file of weights is somebody's."""
+    for path in [*folder.glob(WEIGHTS_FILE), *folder.glob(SHARDS)]:
         if path.name not in keep:
             path.unlink()
     if keep == {WEIGHTS_FILE}:

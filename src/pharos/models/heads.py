@@ -90,9 +90,7 @@ class Reward(LastTokenClassifier):
     """One number for a whole text: how good it is."""
 
     def __init__(self, body: Body) -> None:
-        super().__init__(body)
-        self.config = with_labels(self.config, 1)
-        self.score = nn.Linear(self.config.hidden_size, 1, bias=False)
+        super().__init__(body, num_labels=1)
 
 
 class TokenClassifier(Model):
