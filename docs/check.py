@@ -6,8 +6,9 @@ In a ```console block each line that begins with `$ ` is a command for bash; the
 what it must print (stdout and stderr together). A ```python block is run; a ```text block right
 after it is what it must print. Blocks of one page run in order, in a scratch folder that holds a
 copy of the checkout's documents, so a block can use the files that one above made; nothing else
-passes from one to the next. Nothing is expected of a
-command that shows no output, except that it succeeds.
+passes from one to the next, unless it says ```python continued: such a block goes on with the names
+of the Python above it. Nothing is expected of a command that shows no output, except that it
+succeeds.
 
 A line that is only `...` stands for any number of lines. Scores and times (0.97, 0:00:05) differ
 between machines: any such number matches. `--write` puts what was really printed in place of what
@@ -27,7 +28,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("LICENSE", "README.md", "CONTRIBUTING.md", "docs", "examples")
-FENCE = re.compile(r"^```(console|python)\n(.*?)^```\n(?:\n?^```text\n(.*?)^```\n)?", re.M | re.S)
+FENCE = re.compile(
+    r"^```(console|python|python continued)\n(.*?)^```\n(?:\n?^```text\n(.*?)^```\n)?", re.M | re.S
+)
+AFTER = """import contextlib, io
+with contextlib.redirect_stdout(io.StringIO()):
+    exec({above!r})
+"""
 HOME = "/home/you"
 TIMEOUT_S = 300
 ABSTAINED = 3
@@ -45,13 +52,17 @@ class Step:
 
 
 def steps(page: str) -> Iterator[Step]:
+    above = ""  # the Python that a continued block goes on with
     for block in FENCE.finditer(page):
         if block[1] == "console":
             yield from console_steps(page, block.start(2), block[2])
         else:
             start, end = block.span(3) if block[3] is not None else (block.end(2),) * 2
             line = page.count("\n", 0, block.start(2)) + 1
-            yield Step([sys.executable, "-c", block[2]], block[3] or "", line, start, end)
+            above = above if block[1] == "python continued" else ""
+            code = AFTER.format(above=above) + block[2] if above else block[2]
+            yield Step([sys.executable, "-c", code], block[3] or "", line, start, end)
+            above += block[2]
 
 
 def console_steps(page: str, offset: int, body: str) -> Iterator[Step]:

@@ -52,6 +52,13 @@ def test_a_true_page_passes(runner: ModuleType, page: Path) -> None:
     assert page.read_text() == TRUE
 
 
+def test_a_continued_block_goes_on_with_the_python_above_it(runner: ModuleType, page: Path) -> None:
+    blocks = ["python\nx = 1\nprint(x)", "text\n1", "python continued\nx += 1"]
+    blocks += ["python continued\nprint(x)", "text\n2", "python\nprint('x' in globals())"]
+    page.write_text("".join(f"```{block}\n```\n" for block in [*blocks, "text\nFalse"]))
+    assert runner.check(page, write=False) == []
+
+
 def test_a_page_that_lies_is_named_with_its_line(runner: ModuleType, page: Path) -> None:
     page.write_text(TRUE.replace("two\n$", "2\n$"))
     (problem,) = runner.check(page, write=False)
