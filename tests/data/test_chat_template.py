@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pharos.core import Message, ModelError
@@ -99,6 +99,7 @@ def test_alpaca_introduces_an_instruction_as_in_its_training() -> None:
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
+@settings(max_examples=30)
 @given(contents=st.lists(st.text(max_size=20), min_size=1, max_size=5), prompt=st.booleans())
 def test_a_built_in_template_renders_as_in_transformers(
     name: str, contents: list[str], prompt: bool, reference: Any

@@ -105,8 +105,22 @@ HUGE = {
     "grouped": DOUBLE + "{{ [[n.a], [n.b]]|groupby(0)|length }}",
     "as JSON": DOUBLE + "{{ n.a|tojson }}",
     "as a string": DOUBLE + "{{ n.a|string|length }}",
+    "as safe": DOUBLE + "{{ n.a|safe|length }}",
+    "as a filter": DOUBLE + "{{ [1]|map(n.a)|list }}",
+    "as a filter's name": DOUBLE + "{{ n.a is filter }}",
+    "as an attribute": DOUBLE + "{{ 'a'|attr(n.a) }}",
+    "by an iterator": DOUBLE + "{{ n.a in [n.b]|select }}",
+    "by a test's iterator": DOUBLE + "{{ n.a is in([n.b]|select) }}",
+    "joined from an iterator": LONG + "{{ ''.join([s * 10] * 90000 | select) }}",
+    "compared to an iterator": LONG + "{{ s * 9 in [s * 9 ~ 'b'] * 90000 | select }}",
+    "a path": "{{ ['x'] * 90000 | map(attribute='0' + '.0' * 10000) | list | length }}",
+    "a path to sort by": "{{ (['x'] * 90000) | sort(attribute='0' + '.0' * 10000) | length }}",
+    "many arguments": "{% macro m() %}{% endmacro %}{% set x = ['a'] * 90000 %}"
+    "{% for i in range(99999) %}{{ m(*x) }}{{ 'a'|default(*x) }}{% endfor %}",
+    "many names": "{% macro m() %}{{ kwargs|length }}{% endmacro %}{% set n = namespace(d=[]) %}"
+    "{% for i in range(999) %}{% set n.d = n.d + [('a' ~ i, 1)] %}{% endfor %}"
+    "{% set d = dict(n.d) %}{% for i in range(99999) %}{{ m(**d) }}{% endfor %}",
     "as a message": DOUBLE + "{{ raise_exception(n.a) }}",
-    "as a date": "{{ strftime_now('%c' * 10000000) }}",
 }
 STOPPED = ENDLESS | HUGE
 FAILING = {
@@ -125,6 +139,8 @@ FAILING = {
     "a translation": "{{ 'a'.translate({97: 'x' * 100}) }}",
     "a text that is called": "{{ 'a'() }}",
     "what is not there": "{{ lipsum(n=10**9) }}{{ cycler(1) }}",
+    "what cannot be called": DOUBLE + "{{ n.a() }}",
+    "a long date": "{{ strftime_now('%c' * 10000) }}",
     "a hidden name": "{% set n = namespace(__class__=1) %}",
 }
 INVALID = {
@@ -186,6 +202,13 @@ def test_no_template_takes_long_or_much_memory() -> None:
 def test_a_template_that_reaches_for_more_fails(name: str) -> None:
     with pytest.raises(ModelError, match="failed on these messages"):
         ChatTemplate(FAILING[name], {}).render(HELLO)
+
+
+def test_an_error_is_short_whatever_the_template_says() -> None:
+    for source in (LONG + "{{ raise_exception(s) }}", LONG + "{{ {}[s].x }}"):
+        with pytest.raises(ModelError) as error:
+            ChatTemplate(source, {}).render(HELLO)
+        assert len(str(error.value)) < 1500
 
 
 @pytest.mark.parametrize("name", INVALID)

@@ -24,6 +24,8 @@ from pharos.data.tokenizer import Tokenizer
 
 MAX_CHARACTERS = 16_000_000
 """Of a rendered conversation: about four million tokens."""
+MAX_DATE_FORMAT = 200
+MAX_MESSAGE = 1000
 _FOLDER = Path(__file__).parent / "chat_templates"
 BUILT_IN = tuple(sorted(path.stem for path in _FOLDER.glob("*.jinja")))
 _WAY_OUT = "use a built-in template, or mend this one"
@@ -100,9 +102,8 @@ class ChatTemplate:
         except TooMuchWorkError as error:
             raise ModelError(f"{self.name} was stopped: {error}; {_WAY_OUT}") from error
         except Exception as error:  # a template can raise anything
-            what = f"{type(error).__name__}: {error}"
             raise ModelError(
-                f"{self.name} failed on these messages ({what}); {_WAY_OUT}"
+                f"{self.name} failed on these messages ({_brief(error)}); {_WAY_OUT}"
             ) from error
 
 
@@ -144,8 +145,11 @@ def _compile(source: str, name: str) -> Template:
     except TemplateSyntaxError as error:
         raise ModelError(f"{name} is not valid: line {error.lineno}: {error.message}") from error
     except Exception as error:  # nested too deeply for Jinja, or for Python
-        what = f"{type(error).__name__}: {error}"
-        raise ModelError(f"{name} cannot be compiled ({what}); {_WAY_OUT}") from error
+        raise ModelError(f"{name} cannot be compiled ({_brief(error)}); {_WAY_OUT}") from error
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:MAX_MESSAGE]}"
 
 
 def _bounded(pieces: Iterable[str]) -> str:
@@ -184,10 +188,12 @@ class _RefusalError(TemplateError):
 
 
 def _raise_exception(message: object) -> NoReturn:
-    raise _RefusalError(str(message))
+    raise _RefusalError(str(message)[:MAX_MESSAGE])
 
 
 def _strftime_now(format_: str) -> str:
+    if len(format_) > MAX_DATE_FORMAT:
+        raise ValueError(f"a date's format has at most {MAX_DATE_FORMAT} characters")
     return datetime.now().strftime(format_)
 
 

@@ -17,6 +17,8 @@ ELEMENTS_PER_UNIT = 2
 BITS_PER_UNIT = 64
 NAMESPACE_UNITS = 16
 CALL_UNITS = 8
+MAX_DOTS = 9
+"""Of a path into an element, `message.content.0.text`."""
 
 Arguments = Sequence[Any]
 
@@ -76,12 +78,27 @@ _SEQUENCES: tuple[type[object], ...] = (
     type({}.values()),
     type({}.items()),
 )
+
+
+def settled(value: Any) -> Any:
+    """What an iterator will yield, as a list: only then can it be weighed."""
+    return list(value) if isinstance(value, Iterator) else value
+
+
 Cost = Callable[[Meter, Arguments], None]
 
 
 def nothing(meter: Meter, arguments: Arguments) -> None:
     """One step, whatever the arguments are."""
     meter.charge(1)
+
+
+def looked_into(meter: Meter, arguments: Arguments) -> None:
+    """Each element is looked at when it is asked for, and that is charged then. The other arguments
+    are names of filters and tests, or a path `a.b.c` that is walked for each element."""
+    meter.weigh(*arguments[1:])
+    if any(isinstance(path, str) and path.count(".") > MAX_DOTS for path in arguments[1:]):
+        raise TooMuchWorkError("it looks for something very deep")
 
 
 def copied(meter: Meter, arguments: Arguments) -> None:
@@ -139,7 +156,8 @@ def _nesting(value: object) -> int:
 
 def ordered(meter: Meter, arguments: Arguments) -> None:
     """Each element is compared with some others, their number being the logarithm of all."""
-    weight = meter.weigh(*arguments)
+    looked_into(meter, arguments)
+    weight = meter.weigh(arguments[0])
     meter.charge(weight * weight.bit_length())
 
 
@@ -152,7 +170,8 @@ def summed(meter: Meter, arguments: Arguments) -> None:
     """Numbers: to add up lists would copy the first ones again and again."""
     if any(isinstance(start, (list, tuple)) for start in arguments[1:]):
         raise TemplateRuntimeError("the filter sum adds up numbers only")
-    meter.weigh(*arguments)
+    looked_into(meter, arguments)
+    meter.weigh(arguments[0])
 
 
 def formatted(meter: Meter, arguments: Arguments) -> None:
@@ -198,26 +217,26 @@ def _table(groups: Mapping[Cost, str]) -> dict[str, Cost]:
 
 FILTER_COSTS = _table(
     {
-        nothing: "attr count d default first items last length map reject rejectattr safe select "
-        "selectattr",
+        nothing: "count d default first items last length",
+        looked_into: "attr map reject rejectattr select selectattr",
         copied: "list reverse",
-        walked: "abs capitalize e escape float int lower string title upper urlencode wordcount",
-        multiplied: "batch center indent join replace round slice trim truncate",
-        dumped: "tojson",
+        walked: "abs capitalize e escape float int lower safe string title upper urlencode "
+        "wordcount",
+        multiplied: "batch center indent join replace round slice tojson trim truncate",
         ordered: "dictsort groupby max min sort unique",
         summed: "sum",
         formatted: "format",
     }
 )
 LAZY_FILTERS = frozenset(
-    ("attr", "d", "default", "first", "items", "map", "reject", "rejectattr", "safe", "select")
-) | {"selectattr"}
+    ("d", "default", "first", "map", "reject", "rejectattr", "select", "selectattr")
+)
 """Those that take an iterator as it is; the others are given a list of what it yields."""
 
 TEST_COSTS: dict[str, Cost] = dict.fromkeys(TESTS, walked) | _table(
     {
-        nothing: "boolean callable defined escaped false filter float integer iterable mapping "
-        "none number sameas sequence string test true undefined"
+        nothing: "boolean callable defined escaped false float integer iterable mapping none "
+        "number sameas sequence string true undefined"
     }
 )
 

@@ -42,6 +42,7 @@ from pharos.data.template_costs import (
     TooMuchWorkError,
     brace_formatted,
     formatted,
+    settled,
     surface,
     walked,
 )
@@ -123,13 +124,16 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        meter, arguments = _meter(__context), (*args, *kwargs.values())
-        meter.charge(CALL_UNITS)
-        if isinstance(__obj, _Format):
-            brace_formatted(meter, (__obj.text, *arguments))
-            return SandboxedFormatter(__self).vformat(__obj.text, args, kwargs)
+        meter = _meter(__context)
+        meter.charge(CALL_UNITS + len(args) + len(kwargs))
         if not isinstance(__obj, (Macro, Undefined)):
-            __self._call_cost(__obj)(meter, (getattr(__obj, "__self__", None), *arguments))
+            args = tuple(map(settled, args))
+            kwargs = {name: settled(value) for name, value in kwargs.items()}
+            arguments = (getattr(__obj, "__self__", None), *args, *kwargs.values())
+            if isinstance(__obj, _Format):
+                brace_formatted(meter, (__obj.text, *arguments[1:]))
+                return SandboxedFormatter(__self).vformat(__obj.text, args, kwargs)
+            __self._call_cost(__obj)(meter, arguments)
         result = super().call(__context, __obj, *args, **kwargs)
         meter.charge(surface(result))
         return result
@@ -145,7 +149,8 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             for kind, costs in METHOD_COSTS.items():
                 if isinstance(owner, kind) and name in costs:
                     return costs[name]
-        raise SecurityError(f"{function!r} may not be called")
+        name = getattr(function, "__name__", type(function).__name__)
+        raise SecurityError(f"{name} may not be called")
 
 
 class _Format:
@@ -300,8 +305,10 @@ def _metered(function: Callable[..., Any], cost: Cost, *, is_lazy: bool) -> Call
 
     @pass_context
     def run(context: MeteredContext, value: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(value, Iterator) and not is_lazy:
-            value = list(value)
+        context.meter.charge(len(args) + len(kwargs))
+        value = value if is_lazy else settled(value)
+        args = tuple(map(settled, args))
+        kwargs = {name: settled(argument) for name, argument in kwargs.items()}
         cost(context.meter, (value, *args, *kwargs.values()))
         before = {
             None: (),
@@ -325,6 +332,7 @@ def _iterated(context: MeteredContext, values: Iterable[Any], cost: int) -> Iter
 
 @pass_context
 def _weighed_value(context: MeteredContext, value: Any) -> Any:
+    value = settled(value)
     context.meter.weigh(value)
     return value
 
