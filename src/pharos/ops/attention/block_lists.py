@@ -1,6 +1,6 @@
 """A mask as lists of blocks, for kernels that visit one after the other: which blocks of keys each
-block of queries meets, and the reverse; and of the blocks that the mask cuts through, which pairs it
-allows.
+block of queries meets, and the reverse; and of the blocks that the mask cuts through, the pairs
+that it allows.
 
 Shapes: B sequences and H heads (1 where all are alike), M blocks of Q queries by N blocks of C
 keys, X different masks of a block.
