@@ -8,7 +8,8 @@ from types import ModuleType
 
 import pytest
 
-# Triton looks at this when it is imported, and transformers imports it: without a GPU it interprets.
+# Triton looks at this when it is imported, and transformers imports it: without a GPU it
+# interprets.
 if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

@@ -58,7 +58,7 @@ def chat(
     /reset forgets the conversation, /quit (or Ctrl-D) ends it, Ctrl-C cuts a reply short.
     """
     from pharos.cli.terminal import note
-    from pharos.core import SamplingParams
+    from pharos.core import Message, SamplingParams
     from pharos.serve.local import LocalSeq2Seq, load_local
 
     params = SamplingParams(
@@ -74,6 +74,7 @@ def chat(
     model = load_local(name, template=template, dtype=dtype, device=device)
     if isinstance(model, LocalSeq2Seq):
         raise typer.BadParameter(f"{model.name} rewrites texts; use pharos generate")
+    model.prompt_ids([Message(role="user", content="")])  # no template: say so at once
     if sys.stdin.isatty():
         note(COMMANDS)
     converse(model, params, system)
@@ -81,6 +82,7 @@ def chat(
 
 def converse(model: "LocalModel", params: "SamplingParams", system: str | None) -> None:
     """Message and reply in turns, until stdin ends."""
+    from pharos.cli.terminal import note
     from pharos.core import Message
 
     beginning = [Message(role="system", content=system)] if system else []
@@ -91,12 +93,13 @@ def converse(model: "LocalModel", params: "SamplingParams", system: str | None) 
         if line == "/reset":
             messages = list(beginning)
         elif line.startswith("/"):
-            from pharos.cli.terminal import note
-
             note(f"unknown command {line}; {COMMANDS}")
         elif line:
-            messages.append(Message(role="user", content=line))
-            messages.append(Message(role="assistant", content=reply(model, messages, params)))
+            asked = [*messages, Message(role="user", content=line)]
+            try:
+                messages = [*asked, Message(role="assistant", content=reply(model, asked, params))]
+            except ValueError as error:  # no room for this message and its reply
+                note(f"{error}; /reset begins anew")
 
 
 def reply(model: "LocalModel", messages: "list[Message]", params: "SamplingParams") -> str:

@@ -183,7 +183,7 @@ class SamplingParams:
         _check_range(self, "top_p", above=0.0, most=1.0)
         _check_range(self, "top_k", least=0)
         _check_range(self, "min_p", least=0.0, most=1.0)
-        _check_range(self, "repetition_penalty", above=0.0)
+        _check_range(self, "repetition_penalty", above=0.0, most=100.0)
         _check_range(self, "presence_penalty", least=-2.0, most=2.0)
         _check_range(self, "frequency_penalty", least=-2.0, most=2.0)
         if self.logprobs is not None:

@@ -169,7 +169,9 @@ def save_weights(
         tensors = {theirs: tensor for part in shard for theirs, tensor in _written(module, part)}
         save_file(tensors, folder / f"{name}.part", metadata={"format": "pt"})
     for name in names:
-        (folder / f"{name}.part").replace(folder / name)
+        part = folder / f"{name}.part"
+        part.chmod((folder.stat().st_mode & 0o666) | 0o600)  # safetensors writes for the owner only
+        part.replace(folder / name)
     if len(shards) > 1:
         _write_index(folder, module, dict(zip(names, shards, strict=True)))
     _remove_older_weights(folder, keep=set(names))

@@ -74,7 +74,9 @@ class LlamaConfig(ModelConfig):
         head_dim = raw.get("head_dim") or raw.get("hidden_size", 0) // heads
         has_bias = raw.get("attention_bias") or False
         return special | {
-            "num_key_value_heads": raw.get("num_key_value_heads") or heads,
+            "num_key_value_heads": heads
+            if (shared := raw.get("num_key_value_heads")) is None
+            else shared,
             "head_dim": head_dim,
             "rope": read_rope(raw, head_dim),
             "windows": _read_windows(raw),

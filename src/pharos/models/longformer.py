@@ -1,6 +1,7 @@
 """Longformer (Beltagy et al. 2020, arXiv:2004.05150): RoBERTa for long documents. A token looks at
 a window around itself, and at the few tokens that are global. These look at all, with queries, keys
-and values of their own. Time and memory grow with the length, not with its square.
+and values of their own. Time and memory grow with the length, not with its square
+(but in training with attention dropout, which needs the matrix).
 
 Which tokens are global, the task says: the first one to classify a text, the question's to answer a
 question, none to fill in a masked word. `global_BT` overrules it.

@@ -63,9 +63,10 @@ class RopeScaling:
     """How RoPE is stretched beyond the length it was trained on.
 
     `linear` divides the positions by `factor` (Chen et al. 2023, arXiv:2306.15595). `dynamic`
-    raises the base with the length of the sequence (NTK-aware). `yarn` slows the low frequencies
-    down, leaves the high ones alone, and sharpens the scores (Peng et al. 2023, arXiv:2309.00071).
-    `llama3` does the same with other bounds, as Llama 3.1 was trained.
+    raises the base with the length of the sequence (NTK-aware): keys that a cache holds keep the
+    base of the length at which they came, so there cached and uncached differ. `yarn` slows the low
+    frequencies down, leaves the high ones alone, and sharpens the scores (Peng et al. 2023,
+    arXiv:2309.00071). `llama3` does the same with other bounds, as Llama 3.1 was trained.
     """
 
     kind: Literal["linear", "dynamic", "yarn", "llama3"]

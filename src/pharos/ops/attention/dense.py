@@ -48,9 +48,9 @@ def sdpa_attention(
     """torch's fused kernels. A mask other than none or causal is handed over as a matrix."""
     mask, bias, scale, q_start = scoring
     if bias is None and _sees_all(mask, q_BHTK.shape[2], k_BGSK.shape[2], q_start):
-        return _unmasked(q_BHTK, k_BGSK, v_BGSK, scale, dropout)
-    k_BHSK, v_BHSK = _every_head(k_BGSK, q_BHTK), _every_head(v_BGSK, q_BHTK)
+        return _shared(q_BHTK, k_BGSK, v_BGSK, None, scale, dropout)
     if bias is None and isinstance(mask, Causal) and q_start == 0:
+        k_BHSK, v_BHSK = _every_head(k_BGSK, q_BHTK), _every_head(v_BGSK, q_BHTK)
         return scaled_dot_product_attention(
             q_BHTK, k_BHSK, v_BHSK, is_causal=True, scale=scale, dropout_p=dropout
         )
@@ -59,9 +59,13 @@ def sdpa_attention(
     if bias is not None:
         bias_HTS = bias.tile(q_T, k_S).to(q_BHTK.dtype)
         matrix = bias_HTS.where(allowed, float("-inf"))
-    out_BHTK = scaled_dot_product_attention(
-        q_BHTK, k_BHSK, v_BHSK, attn_mask=matrix, scale=scale, dropout_p=dropout
-    )
+    if q_BHTK.shape[2] == 1 and matrix.shape[1] == 1:
+        out_BHTK = _shared(q_BHTK, k_BGSK, v_BGSK, matrix, scale, dropout)
+    else:
+        k_BHSK, v_BHSK = _every_head(k_BGSK, q_BHTK), _every_head(v_BGSK, q_BHTK)
+        out_BHTK = scaled_dot_product_attention(
+            q_BHTK, k_BHSK, v_BHSK, attn_mask=matrix, scale=scale, dropout_p=dropout
+        )
     return out_BHTK.masked_fill(~allowed.any(dim=-1, keepdim=True), 0.0)
 
 
@@ -71,13 +75,21 @@ def _sees_all(mask: Mask, num_queries: int, num_keys: int, q_start: int) -> bool
     )
 
 
-def _unmasked(
-    q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, scale: float, dropout: float
+def _shared(
+    q_BHTK: Tensor,
+    k_BGSK: Tensor,
+    v_BGSK: Tensor,
+    matrix_B11S: Tensor | None,
+    scale: float,
+    dropout: float,
 ) -> Tensor:
-    """Without a mask the heads that share keys are but more queries: nothing is copied."""
+    """Where all queries see the same keys, the heads that share keys are but more queries of one
+    head: nothing is copied."""
     groups, length, width = k_BGSK.shape[1], q_BHTK.shape[2], q_BHTK.shape[3]
     q_BGRK = q_BHTK.reshape(len(q_BHTK), groups, -1, width)
-    out_BGRK = scaled_dot_product_attention(q_BGRK, k_BGSK, v_BGSK, scale=scale, dropout_p=dropout)
+    out_BGRK = scaled_dot_product_attention(
+        q_BGRK, k_BGSK, v_BGSK, attn_mask=matrix_B11S, scale=scale, dropout_p=dropout
+    )
     return out_BGRK.view(len(q_BHTK), -1, length, v_BGSK.shape[3])
 
 
