@@ -187,7 +187,8 @@ def gigaflop_per_passage(encoder: SentenceEncoder) -> float:
     config, tokens = encoder.config, encoder.max_tokens
     linears = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
     attention = 2 * tokens * config.hidden_size
-    return 2 * tokens * config.num_hidden_layers * (linears + attention) / 1e9
+    flops: float = 2 * tokens * config.num_hidden_layers * (linears + attention)
+    return flops / 1e9
 
 
 def peak_gigaflops(precision: Precision, clock: Clock, size: int = 2048) -> float:

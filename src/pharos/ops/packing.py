@@ -90,7 +90,7 @@ def pack_padded(
     Row `b * T + t` is token t of text b."""
     mask_BT = None if valid_BT is None else valid_BT.bool()
     token_types_N = None if token_types_BT is None else token_types_BT.flatten()
-    run = Run(0, *ids_BT.shape, mask_BT)
+    run = Run(0, len(ids_BT), ids_BT.shape[1], mask_BT)
     return Packed(ids_BT.flatten(), positions_BT.expand_as(ids_BT).flatten(), [run], token_types_N)
 
 
