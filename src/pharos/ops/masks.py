@@ -221,8 +221,8 @@ class BlockTable(Composable):
     table_HMN: Tensor
 
     def allows(self, q_T: Tensor, k_S: Tensor) -> Tensor:
-        q_T1 = (q_T // self.size)[:, None]
-        return self.table_HMN[:, q_T1, k_S // self.size][None]
+        rows_HTN = self.table_HMN[:, q_T // self.size]
+        return rows_HTN[:, :, k_S // self.size][None]
 
     def bounds(self, q_M: Blocks, k_N: Blocks) -> Bounds:
         rows = (q_M.first // self.size, q_M.last // self.size)
@@ -233,6 +233,13 @@ class BlockTable(Composable):
         count = sums_HMN[:, lower, right] - sums_HMN[:, upper, right]
         count = count - sums_HMN[:, lower, left] + sums_HMN[:, upper, left]
         return Bounds((count > 0)[None], (count == (lower - upper) * (right - left))[None])
+
+
+def depends_on_distance(mask: Mask) -> bool:
+    """Is it all the same to the mask where a query and a key are, if only they are as far apart?"""
+    if isinstance(mask, Both | Either):
+        return depends_on_distance(mask.one) and depends_on_distance(mask.other)
+    return isinstance(mask, Full | Causal | Window | Strided)
 
 
 def _some_and_all(marked_BT: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor]:

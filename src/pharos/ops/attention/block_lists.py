@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pharos.ops.attention.tiles import FULL, PARTIAL, kinds_of_blocks
-from pharos.ops.masks import Blocks, Both, Causal, Either, Mask, Strided, Window
+from pharos.ops.masks import Blocks, Mask, depends_on_distance
 
 
 class BlockLists(NamedTuple):
@@ -64,7 +64,7 @@ def plan_blocks(mask: Mask, grid: Grid) -> BlockPlan:
     q_M, k_N = grid.query_blocks, grid.key_blocks
     kinds = kinds_of_blocks(mask, q_M, k_N)
     kinds_BHMN = kinds.expand(-1, -1, len(q_M.first), len(k_N.first)).clone()
-    if _depends_on_distance(mask):
+    if depends_on_distance(mask):
         masks_XQC, tiles_BHMN = _masks_by_distance(mask, kinds_BHMN == PARTIAL, grid)
     else:
         masks_XQC, tiles_BHMN = _masks_row_by_row(mask, kinds_BHMN == PARTIAL, grid)
@@ -91,12 +91,6 @@ def _starts_and_blocks(chosen_BHMN: Tensor) -> tuple[Tensor, Tensor]:
 
 # The masks of the partial blocks. The first one allows everything: it is that of a block which is
 # only partial because the keys end in it.
-
-
-def _depends_on_distance(mask: Mask) -> bool:
-    if isinstance(mask, Both | Either):
-        return _depends_on_distance(mask.one) and _depends_on_distance(mask.other)
-    return isinstance(mask, Causal | Window | Strided)
 
 
 def _masks_by_distance(mask: Mask, partial_BHMN: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,8 @@ heads that share keys are further rows of one tile: nothing is copied. Where seq
 differ, those that need a tile share it, and the others skip it.
 
 In a tile the queries run backwards. Then the distance from query to key grows by one with each step
-to the right and with each step down, and a tile of a bias that depends on the distance alone is a
-window sliding over one row of numbers: a view with two equal strides.
+to the right and with each step down, and a tile of a bias or a mask that depends on the distance
+alone is a window sliding over one row of numbers: a view with two equal strides.
 
 Shapes: B sequences, G key-value heads, H = G·E query heads, T queries, S keys, K width of a head,
 M by N blocks; P = B·G; a tile has R = E·Q rows (its Q queries in all E heads) and C keys; D
@@ -26,11 +26,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pharos.ops.attention.scoring import Scoring
-from pharos.ops.masks import Blocks, Mask
+from pharos.ops.masks import Blocks, Mask, depends_on_distance
 
 TILE = 256 * 512  # scores; half a megabyte stays in a core's cache from step to step
-ROWS = 256
-KEYS_IN_BLOCK = 128
+ROWS = 128
+KEYS_IN_BLOCK = 64
 HIDDEN = -1e30  # added to the score of a pair that is not allowed: finite, as -inf - -inf is not
 
 EMPTY, PARTIAL, FULL = 0, 1, 2
@@ -64,13 +64,20 @@ class Tiling:
     num_queries: int
     num_keys: int
     device: torch.device
+    hidden_R: Tensor | None  # by distance, from the last query and the first key on
 
     @classmethod
     def of(cls, q_BHTK: Tensor, k_BGSK: Tensor, scoring: Scoring) -> "Tiling":
         sequences, heads, num_queries, _ = q_BHTK.shape
         groups, num_keys = k_BGSK.shape[1:3]
         shape = (sequences, groups, heads // groups, num_queries, num_keys)
-        return cls(scoring, *shape, device=q_BHTK.device)
+        hidden_R = None
+        if depends_on_distance(scoring.mask):
+            farthest = scoring.q_start + num_queries - 1
+            distance_R = torch.arange(-farthest, num_keys - scoring.q_start, device=q_BHTK.device)
+            allowed_11TR = scoring.mask.allows(torch.zeros_like(distance_R[:1]), distance_R)
+            hidden_R = _hidden(allowed_11TR)[0, 0, 0]
+        return cls(scoring, *shape, device=q_BHTK.device, hidden_R=hidden_R)
 
     def __iter__(self) -> Iterator[tuple[slice, Iterator[Tile]]]:
         """Block by block of queries: where it is, and its tiles."""
@@ -101,7 +108,7 @@ class Tiling:
         height = (queries.stop - queries.start) * self.heads_per_group
         for keys, kinds_P in self._runs(kinds_PN, widest=max(TILE // height, KEYS_IN_BLOCK)):
             partial = (kinds_P == PARTIAL).any()
-            hidden = self._hidden(queries, keys) if partial else None
+            hidden = self._hidden_pairs(queries, keys) if partial else None
             together = max(TILE // (height * (keys.stop - keys.start)), 1)
             for of_P in self._ranges(kinds_P != EMPTY, together):
                 own = hidden if hidden is None or len(hidden) == 1 else hidden[of_P]
@@ -120,19 +127,24 @@ class Tiling:
     def _ranges(self, needed_P: NDArray[np.bool_], most: int) -> Iterator[slice]:
         """Neighbours among those of the P that need a tile."""
         if len(needed_P) == 1:
-            needed_P = needed_P.repeat(self.num_sequences * self.num_groups)
-        edges = np.diff(needed_P.astype(np.int8), prepend=0, append=0).nonzero()[0].tolist()
+            edges = [0, self.num_sequences * self.num_groups]
+        else:
+            edges = np.diff(needed_P.astype(np.int8), prepend=0, append=0).nonzero()[0].tolist()
         for first, stop in zip(edges[::2], edges[1::2], strict=True):
             for start in range(first, stop, most):
                 yield slice(start, min(start + most, stop))
 
-    def _hidden(self, queries: slice, keys: slice) -> Tensor:
+    def _hidden_pairs(self, queries: slice, keys: slice) -> Tensor:
         """`[P | 1, E | 1, Q, C]`"""
+        if self.hidden_R is not None:
+            zero = self.scoring.q_start + self.num_queries - 1
+            hidden_D = self.hidden_R[self._distances(queries, keys, zero)]
+            return hidden_D.unfold(0, keys.stop - keys.start, 1)[None, None]
         first = self.scoring.q_start + queries.start
         last = self.scoring.q_start + queries.stop - 1
         q_Q = torch.arange(last, first - 1, -1, device=self.device)
         k_C = torch.arange(keys.start, keys.stop, device=self.device)
-        hidden = self.scoring.mask.allows(q_Q, k_C).float().sub_(1.0).mul_(-HIDDEN)
+        hidden = _hidden(self.scoring.mask.allows(q_Q, k_C))
         sequences, heads = hidden.shape[:2]
         if sequences == heads == 1:
             return hidden
@@ -157,7 +169,8 @@ class Tiling:
 
     def bias(self, values_HR: Tensor, tile: Tile) -> Tensor:
         """`[len(of_P), E, Q, C]`, a view."""
-        values_HD = values_HR[:, self._distances(tile)]
+        assert self.scoring.bias is not None
+        values_HD = values_HR[:, self._distances(tile.queries, tile.keys, self.scoring.bias.zero)]
         return values_HD[self._heads(tile.of_P)].unfold(-1, tile.keys.stop - tile.keys.start, 1)
 
     def add_by_distance(self, x_PRC: Tensor, tile: Tile, into_HR: Tensor) -> None:
@@ -168,18 +181,22 @@ class Tiling:
         x_NQC = x_PRC.view(num_p * self.heads_per_group, height, width)
         skewed = pad(x_NQC, (0, height)).flatten(1)[:, :-height]
         sums_ND = skewed.view(len(x_NQC), height, width + height - 1).sum(1)
-        into_HD = into_HR[:, self._distances(tile)]
+        assert self.scoring.bias is not None
+        into_HD = into_HR[:, self._distances(tile.queries, tile.keys, self.scoring.bias.zero)]
         into_HD.index_add_(0, self._heads(tile.of_P).flatten(), sums_ND)
 
-    def _distances(self, tile: Tile) -> slice:
-        """From the farthest left to the farthest right, as places in the bias's values."""
-        assert self.scoring.bias is not None
-        zero, start = self.scoring.bias.zero, self.scoring.q_start
-        first_q, last_q = start + tile.queries.start, start + tile.queries.stop - 1
-        return slice(tile.keys.start - last_q + zero, tile.keys.stop - first_q + zero)
+    def _distances(self, queries: slice, keys: slice, zero: int) -> slice:
+        """From the farthest left to the farthest right, in a row with distance 0 at `zero`."""
+        first = self.scoring.q_start + queries.start
+        last = self.scoring.q_start + queries.stop - 1
+        return slice(keys.start - last + zero, keys.stop - first + zero)
 
     def _heads(self, of_P: slice) -> Tensor:
         """The query heads, `[len(of_P), E]`."""
         group_P1 = torch.arange(of_P.start, of_P.stop, device=self.device)[:, None]
         head_E = torch.arange(self.heads_per_group, device=self.device)
         return group_P1 % self.num_groups * self.heads_per_group + head_E
+
+
+def _hidden(allowed: Tensor) -> Tensor:
+    return allowed.logical_not().float().mul_(HIDDEN)
