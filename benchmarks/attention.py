@@ -193,37 +193,39 @@ class Peak:
         return float(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def sparse_masks(length: int) -> dict[str, Mask]:
+def sparse_masks(length: int, device: str) -> dict[str, Mask]:
     """Of the papers' shapes; their settings are for thousands of tokens."""
-    first_BT = torch.arange(length)[None] < 16
+    first_BT = torch.arange(length, device=device)[None] < 16
     return {
         "full": Full(),
         "causal": Causal(),
         "window of 2048": Causal() & Window(2047),
         "window of 256": Causal() & Window(255),
         "Longformer: 512 around, 16 global": Window(256, 256) | Global(first_BT),
-        "BigBird: blocks of 64, 3 near, 2 global, 3 random": bigbird(length, block=64),
+        "BigBird: blocks of 64, 3 near, 2 global, 3 random": bigbird(
+            length, block=64, device=device
+        ),
         "strided: 128 near, every 128th": Causal() & (Window(128) | Strided(128)),
         "strided: 1024 near, every 1024th": Causal() & (Window(1024) | Strided(1024)),
     }
 
 
-def bigbird(length: int, *, block: int) -> Mask:
+def bigbird(length: int, *, block: int, device: str) -> Mask:
     across = -(-length // block)
     here = torch.arange(across)
     table_NN = (here[:, None] - here).abs() <= 1
     table_NN[:2] = table_NN[:, :2] = True
     random = torch.rand(across, across, generator=torch.Generator().manual_seed(0))
     table_NN.scatter_(1, random.topk(3).indices, True)
-    return BlockTable(block, table_NN[None])
+    return BlockTable(block, table_NN[None].to(device))
 
 
 def measure_sparse(length: int, settings: Settings) -> list[Sparse]:
     backend: Backend = "triton" if settings.device == "cuda" else "tiled"
     rows: list[Sparse] = []
     full_s = 0.0
-    for name, mask in sparse_masks(length).items():
-        with torch.no_grad(), torch.device(settings.device):
+    for name, mask in sparse_masks(length, settings.device).items():
+        with torch.no_grad():
             q, k, v = inputs(length, settings)
             seconds = []
             for _ in range(3):
@@ -231,13 +233,13 @@ def measure_sparse(length: int, settings: Settings) -> list[Sparse]:
                 attention(q, k, v, mask=mask, backend=backend)
                 seconds.append(settings.clock() - started)
         full_s = full_s or min(seconds)
-        q_M, k_N = Blocks.of(0, length, ROWS), Blocks.of(0, length, KEYS_IN_BLOCK)
+        q_M, k_N = (Blocks.of(0, length, size, q.device) for size in (ROWS, KEYS_IN_BLOCK))
         computed = (kinds_of_blocks(mask, q_M, k_N) != EMPTY).float().mean().item()
         rows.append(
             Sparse(
                 mask=name,
                 length=length,
-                density=density(mask, length),
+                density=density(mask, length, settings.device),
                 computed=computed,
                 forward_s=min(seconds),
                 share_of_full=min(seconds) / full_s,
@@ -246,8 +248,8 @@ def measure_sparse(length: int, settings: Settings) -> list[Sparse]:
     return rows
 
 
-def density(mask: Mask, length: int) -> float:
-    k_S = torch.arange(length)
+def density(mask: Mask, length: int, device: str) -> float:
+    k_S = torch.arange(length, device=device)
     rows = (mask.allows(k_S[i : i + 1024], k_S) for i in range(0, length, 1024))
     return sum(int(allowed.sum()) for allowed in rows) / length**2
 
