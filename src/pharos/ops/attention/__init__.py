@@ -24,7 +24,7 @@ from pharos.ops.positions import DistanceBias
 
 Backend = Literal["plain", "sdpa", "tiled", "triton"]
 
-SMALL = 1 << 20  # pairs of a query and a key: fewer are soonest done as one matrix
+SMALL = 1 << 18  # pairs of a query and a key: up to 512 by 512, one matrix is soonest done
 
 __all__ = ["Backend", "attention", "choose_backend"]
 
