@@ -256,7 +256,7 @@ class _Passages:
     def windows(self, start: int, end: int, prefix: str) -> tuple[Window, ...]:
         """The windows of the passage `start` to `end`, each short enough to follow `prefix`."""
         counter, atoms = self._counter, self._atoms
-        (prefix_len,) = counter.count_each([f"{prefix}\n"]) if prefix else (0,)
+        (prefix_len,) = counter.count_each([f"{prefix}\n"])
         size = self._config.window_tokens - counter.num_special - prefix_len
         overlap = round(self._config.window_overlap * size)
         splitter = Splitter(atoms=atoms, size=size, overlap=overlap, slack=WINDOW_SLACK)
