@@ -48,6 +48,12 @@ def test_parts_cover_all_atoms_in_order_and_fit(splitter: Splitter) -> None:
         assert cost[b] - cost[a] <= splitter.max_size or b == a + 1
 
 
+def test_a_part_ends_before_an_atom_that_is_larger_than_a_part() -> None:
+    atoms = made_up([9, 12, 9], [0, 0, 0])
+    splitter = Splitter(atoms=atoms, size=10, overlap=0, slack=0.0, max_size=20)
+    assert list(splitter.split(0, 3)) == [(0, 1), (1, 2), (2, 3)]
+
+
 @given(splitters())
 def test_no_block_is_cut(splitter: Splitter) -> None:
     parts = list(splitter.split(0, len(splitter.atoms.cost) - 1))

@@ -54,6 +54,8 @@ class Splitter:
         low = min(max(EARLIEST * share, rest - others_hold), share)
         high = min(LATEST * share, self.size)
         begun = self.atoms.cost[start]
+        fitting = bisect_right(self.atoms.cost, begun + self.size) - 1
+        last = min(last, max(earliest, fitting))
         end = self._best_cut(begun + share, begun + low, begun + high, earliest, last)
         block = self._block_around(end)
         if block is None:
