@@ -116,10 +116,10 @@ def test_a_special_token_that_the_vocabulary_lacks_has_no_id(folder: Path) -> No
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("tokenizer_config.json", "{", "is not JSON"),
+        ("tokenizer_config.json", "{", "cannot be read as JSON"),
         ("tokenizer_config.json", "[" * 100_000, "nested too deeply"),
-        ("tokenizer_config.json", "[]", "a list; it must hold a JSON object"),
-        ("special_tokens_map.json", '"x"', "a string; it must hold a JSON object"),
+        ("tokenizer_config.json", "[]", "holds a list; it must be a JSON object"),
+        ("special_tokens_map.json", '"x"', "holds a str; it must be a JSON object"),
         ("tokenizer_config.json", '{"eos_token": 5}', "eos_token is 5"),
         ("tokenizer_config.json", '{"eos_token": {"content": [1]}}', "eos_token is "),
         ("generation_config.json", '{"eos_token_id": "2"}', "eos_token_id is '2'"),

@@ -10,7 +10,6 @@ from pharos.core import ModelError
 from pharos.models.bert import Bert
 from pharos.models.checkpoint import (
     INDEX_FILE,
-    Uninitialized,
     load_weights,
     read_config,
     read_weights,
@@ -19,6 +18,7 @@ from pharos.models.checkpoint import (
     weight_files,
 )
 from pharos.models.doubles import TINY, tiny_bert, tiny_checkpoint
+from pharos.models.placeholders import Uninitialized
 from pharos.ops import pack
 
 QUERY = "encoder.layer.1.attention.self.query.weight"

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Self
 from jinja2 import Template, TemplateError, TemplateSyntaxError
 
 from pharos.core import Message, ModelError
-from pharos.data.json_files import read_object, read_text
+from pharos.core.json_files import read_object, read_text
 from pharos.data.template_costs import TooMuchWorkError
 from pharos.data.template_sandbox import MAX_SOURCE, MeteredEnvironment
 from pharos.data.tokenizer import Tokenizer

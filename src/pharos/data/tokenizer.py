@@ -22,7 +22,7 @@ from typing import Any, Literal, Self, get_args
 import tokenizers
 
 from pharos.core import ModelError
-from pharos.data.json_files import check_size, read_object, write_object
+from pharos.core.json_files import check_size, read_object, write_object
 
 SpecialRole = Literal["bos", "eos", "pad", "unk", "sep", "cls", "mask"]
 ROLES: tuple[SpecialRole, ...] = get_args(SpecialRole)

@@ -3,18 +3,16 @@
 import hashlib
 import json
 import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from pharos.core.errors import ModelError
-from pharos.models.json_object import read_object
+from pharos.core.json_files import read_object
 from pharos.models.weight_map import Source, WeightMap
 
 WEIGHTS_FILE = "model.safetensors"
@@ -99,24 +97,6 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             raise ModelError(f"{path} holds {min(twice)}, which an earlier shard holds already")
         weights |= tensors
     return weights
-
-
-class Uninitialized(TorchFunctionMode):
-    """Modules made within this context keep their parameters as the memory came: to be loaded next.
-
-    The `meta` device would do too, but its first use imports some 800 modules, which takes seconds.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return None
-        return func(*args, **(kwargs or {}))
 
 
 def load_weights(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pharos.core.errors import ModelError
+from pharos.core.json_files import read_object
 from pharos.models.checkpoint import MAX_CONFIG_BYTES, read_config
-from pharos.models.json_object import read_object
 
 GENERATION_FILE = "generation_config.json"
 NOT_HONOURED = {

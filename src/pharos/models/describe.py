@@ -7,16 +7,16 @@ memory is taken for one.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from pharos.models.family import AttentionShape, Body, Model, Task
 from pharos.models.load import build_model, family_of, task_in
+from pharos.models.placeholders import Unallocated
 from pharos.ops.experts import MixtureOfExperts
 
 Precision = Literal["fp32", "bf16", "int8", "nf4"]
@@ -110,7 +110,7 @@ def describe_config(raw: Mapping[str, Any], task: Task | None = None) -> ModelDe
 
 
 def describe(model: Model, task: Task) -> ModelDescription:
-    body = model if isinstance(model, Body) else next(_of_type(model, Body))
+    body = next(module for module in model.modules() if isinstance(module, Body))
     idle = sum(_idle(mixture) for mixture in _of_type(model, MixtureOfExperts))
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     return ModelDescription(
@@ -119,7 +119,7 @@ def describe(model: Model, task: Task) -> ModelDescription:
         parts=tuple(_parts(model)),
         num_parameters=num_parameters,
         num_active_parameters=num_parameters - idle,
-        num_embedding_parameters=_num_embedding_parameters(model),
+        num_embedding_parameters=_num_embedding_parameters(model, body),
         num_linear_weights=_num_linear_weights(model),
         num_linear_rows=sum(linear.out_features for linear in _of_type(model, nn.Linear)),
         num_multiplied=_num_linear_weights(model) - idle + _used_again(model, body, task),
@@ -147,21 +147,23 @@ def _idle(mixture: MixtureOfExperts) -> int:
     return total - total * mixture.top_k // len(mixture.experts)
 
 
-def _num_embedding_parameters(model: Model) -> int:
+def _num_embedding_parameters(model: Model, body: Body) -> int:
     """Tables of vectors, and linears that score each token of the vocabulary."""
     tables = sum(table.weight.numel() for table in _of_type(model, nn.Embedding))
-    return tables + sum(linear.weight.numel() for linear in _output_linears(model))
+    return tables + sum(linear.weight.numel() for linear in _output_linears(model, body))
 
 
-def _output_linears(model: Model) -> list[nn.Linear]:
-    vocab_size = model.config.vocab_size
-    return [linear for linear in _of_type(model, nn.Linear) if linear.out_features == vocab_size]
+def _output_linears(model: Model, body: Body) -> list[nn.Linear]:
+    """Those of the head that are as wide as the vocabulary."""
+    vocab_size, in_body = model.config.vocab_size, set(body.modules())
+    linears = (linear for linear in _of_type(model, nn.Linear) if linear not in in_body)
+    return [linear for linear in linears if linear.out_features == vocab_size]
 
 
 def _used_again(model: Model, body: Body, task: Task) -> int:
     """Weights that multiply a token though they belong to no linear, or once more than they are
     kept: the embedding as the output, and layers that are shared."""
-    is_tied = task in LM_TASKS and not _output_linears(model)
+    is_tied = task in LM_TASKS and not _output_linears(model, body)
     output = body.embedding.weight.numel() if is_tied else 0
     passes = body.shared_passes()
     met, kept = (sum(map(_num_linear_weights, layers)) for layers in (passes, set(passes)))
@@ -170,24 +172,3 @@ def _used_again(model: Model, body: Body, task: Task) -> int:
 
 def _num_linear_weights(module: nn.Module) -> int:
     return sum(linear.weight.numel() for linear in _of_type(module, nn.Linear))
-
-
-class Unallocated(TorchFunctionMode):
-    """Modules made within this context have parameters with a shape and no memory behind it.
-
-    The `meta` device would do too, but its first use imports some 900 modules, which takes seconds.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is torch.empty:
-            shape = args if isinstance(args[0], int) else args[0]
-            return torch.zeros((), **(kwargs or {})).expand(shape)
-        if func is Tensor.fill_:
-            return args[0]
-        return func(*args, **(kwargs or {}))

@@ -7,6 +7,7 @@ gives padded hidden states back.
 Shapes: B texts, T tokens, N rows of a packed batch, D hidden width.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -83,9 +84,9 @@ class PackedEncoder(Body):
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.max_positions = config.max_position_embeddings - self.first_position
 
+    @abstractmethod
     def encode(self, batch: Packed) -> Tensor:
         """Hidden states `[N, D]`; the rows that are padding hold nothing of meaning."""
-        raise NotImplementedError
 
     def forward(
         self,

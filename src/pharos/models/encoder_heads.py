@@ -3,6 +3,7 @@
 Shapes: B texts, T tokens, D hidden width, V vocabulary, C classes.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -37,9 +38,9 @@ class EncoderHead(Model):
         """What `logits` gives; see the body's `forward` for the arguments."""
         return self.logits(self.body(ids_BT, valid_BT=valid_BT, token_types_BT=token_types_BT))
 
+    @abstractmethod
     def logits(self, x_BTD: Tensor) -> Any:
         """Of the body's hidden states."""
-        raise NotImplementedError
 
     def weight_map(self, prefix: str) -> dict[str, Source]:
         sources = below("body", self.body.weight_map(prefix))

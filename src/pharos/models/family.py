@@ -1,5 +1,6 @@
 """What a file of an architecture says about itself, so that a checkpoint finds its way to it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -39,15 +40,15 @@ ARCHITECTURES: Mapping[str, Task] = {
 """The ending of a Hugging Face class name, and the task that it is for."""
 
 
-class Model(nn.Module):
+class Model(nn.Module, ABC):
     """A body, or a body with a head: a module that has a config, and says where its parameters
     stand in a checkpoint."""
 
     config: Any
 
+    @abstractmethod
     def weight_map(self, prefix: str) -> dict[str, Source]:
         """`prefix` is what the body's tensors have in front of their names in the checkpoint."""
-        raise NotImplementedError
 
     def copies(self, prefix: str) -> dict[str, str]:
         """Names under which a file may hold a tied weight once more, and the name in the map."""

@@ -17,7 +17,6 @@ from pharos.core.errors import ModelError
 from pharos.models.checkpoint import (
     MAX_SHARD_BYTES,
     WEIGHTS_FILE,
-    Uninitialized,
     load_weights,
     read_config,
     read_weights,
@@ -26,6 +25,7 @@ from pharos.models.checkpoint import (
 )
 from pharos.models.family import Family, Model, Task
 from pharos.models.initialize import initialize
+from pharos.models.placeholders import Uninitialized
 from pharos.models.resolve import find_model
 from pharos.models.weight_map import WeightMap
 

@@ -13,6 +13,7 @@ width, V vocabulary, H heads, K width of a head, E = R / B rows of a source,
 Q = E · T.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 from torch import Tensor
@@ -54,10 +55,11 @@ class Seq2SeqCache(KVCache):
 class EncoderDecoder(Body):
     """Two towers: `encode` gives the source's states, `decode` the hidden states of a target."""
 
+    @abstractmethod
     def encode(self, ids_BS: Tensor, valid_BS: Tensor | None = None) -> Tensor:
         """`[B, S, D]`. `valid_BS` marks what is not padding."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(
         self,
         ids_RT: Tensor,
@@ -67,7 +69,6 @@ class EncoderDecoder(Body):
     ) -> Tensor:
         """`[R, T, D]`: each target token has seen those before it, in the cache too, and the whole
         source. With a cache, the states count at its first use only."""
-        raise NotImplementedError
 
     def forward(self, ids_BS: Tensor, target_RT: Tensor, valid_BS: Tensor | None = None) -> Tensor:
         """`[R, T, D]`: both at once, as in training."""
@@ -100,9 +101,9 @@ class Seq2SeqLM(Model):
         what it is scored against."""
         return self.decode(target_RT, self.encode(ids_BS, valid_BS), valid_BS)
 
+    @abstractmethod
     def logits(self, x_RTD: Tensor) -> Tensor:
         """Hidden states to logits."""
-        raise NotImplementedError
 
     def new_cache(self) -> Seq2SeqCache:
         return Seq2SeqCache(num_layers=self.config.num_decoder_layers)
