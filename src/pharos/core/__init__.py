@@ -8,6 +8,7 @@ from pharos.core.errors import (
     LockedError,
     ModelError,
     PharosError,
+    TrainingError,
 )
 from pharos.core.nouns import (
     Answer,
@@ -49,4 +50,5 @@ __all__ = [
     "SamplingParams",
     "Section",
     "Span",
+    "TrainingError",
 ]

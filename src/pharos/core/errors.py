@@ -25,5 +25,9 @@ class ModelError(PharosError):
     """A model could not be found, verified or loaded."""
 
 
+class TrainingError(PharosError):
+    """A run was told what cannot be, or went wrong in a way that must not go on."""
+
+
 class EndpointError(PharosError):
     """A remote language model did not answer as its API promises."""
