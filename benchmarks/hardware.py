@@ -8,7 +8,6 @@ import platform
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 ISA = ("avx2", "avx512_f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
@@ -37,8 +36,9 @@ def describe() -> str:
 
 
 def memory_bandwidth() -> float:
-    """Bytes per second that one pass over more memory than the caches hold reads, at best."""
-    block = np.ones(2**27, dtype=np.float32)
+    """Bytes per second that one pass of all threads over more memory than the caches hold reads, at
+    best."""
+    block = torch.ones(2**27)
     seconds = []
     for _ in range(5):
         started = time.perf_counter()

@@ -156,7 +156,7 @@ def save_model(model: Model, folder: str | Path, *, max_shard_bytes: int = MAX_S
     folder = Path(folder)
     config = model.config
     family = family_of(config.model_type)
-    task = _task_of(model, family)
+    task = task_of(model, family)
     save_weights(
         model,
         folder,
@@ -184,7 +184,8 @@ def task_in(raw: Mapping[str, Any], family: Family) -> Task:
     return task
 
 
-def _task_of(model: Model, family: Family) -> Task:
+def task_of(model: Model, family: Family) -> Task:
+    """What the head of a model is for."""
     for task, head in family.tasks.items():
         if type(model) is head:
             return task

@@ -17,7 +17,7 @@ S = TypeVar("S")
 
 
 def read_settings(kind: type[S], raw: object, where: str = "") -> S:
-    """An instance of the dataclass `kind` from a mapping; `where` is the key that it stands under."""
+    """The dataclass `kind` from a mapping; `where` is the key that this stands under."""
     if not isinstance(raw, Mapping):
         raise TrainingError(f"{where or 'the recipe'} is {_shown(raw)}; it must be keys and values")
     types_of = get_type_hints(kind)

@@ -1,0 +1,437 @@
+"""The loop: rows in, optimizer steps out, the same ones however the rows are dealt.
+
+An optimizer step is over `batch_size` rows, which are dealt to the data ranks and there to
+micro-batches. Each term of the loss is summed over its targets, and the sums of all micro-batches
+and ranks are divided by the one global count:
+
+    loss = Σ_terms weight · (Σ sums) / (Σ counts)
+
+Since the counts are known before the first backward pass, every micro-batch's share goes into the
+gradient as it is, and nothing is averaged twice.
+
+A run is exact: what is random in step s (dropout) draws from a generator seeded with (seed, s,
+micro-batch, rank), and rows draw from their own number. So a run that is killed and resumed goes on
+as if nothing had happened, and evaluating or sampling in between disturbs nothing.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pharos.core.errors import TrainingError
+from pharos.train.checkpoint import (
+    Checkpoints,
+    Retention,
+    load_module,
+    load_state,
+    save_module,
+    save_state,
+)
+from pharos.train.ema import EMA
+from pharos.train.events import Evaluation, Observer, StepRecord
+from pharos.train.gradients import GradientScaler, clip_gradients
+from pharos.train.interruption import Interruption
+from pharos.train.objective import Batch, Objective
+from pharos.train.ranks import Ranks
+from pharos.train.schedules import Schedule
+from pharos.train.step import Step
+from pharos.train.throughput import memory_in_use, peak_flops
+from pharos.train.watchdog import Watchdog
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopConfig:
+    """`batch_size` is the rows of an optimizer step, over all devices; `micro_batch_size` those of
+    one forward pass of one device (default: all of a rank's). `workers` processes make examples
+    ahead. `ema` is the decay of averaged weights. `compile` has torch compile the step."""
+
+    steps: int
+    batch_size: int
+    micro_batch_size: int | None = None
+    precision: Precision = "fp32"
+    clip: float | None = 1.0
+    ema: float | None = None
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    compile: bool = False
+    workers: int = 0
+    log_every: int = 10
+    evaluate_every: int | None = 250
+    evaluation_rows: int = 256
+    checkpoint_every: int | None = None
+    keep: Retention = field(default_factory=Retention)
+    watch_for_spikes: bool = True
+    check_first_step: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "evaluation_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("micro_batch_size", "evaluate_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1, or null")
+        if self.workers < 0:
+            raise ValueError(f"workers is {self.workers}; it must be 0 (none) or more")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"clip is {self.clip}; it must be positive, or null for no clipping")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; it must be between 0 and 1, 0.999 for example")
+
+    def micro_batch(self, data_ranks: int) -> int:
+        """Rows of one forward pass. Raises ValueError where the rows cannot be dealt evenly."""
+        micro = self.micro_batch_size or max(1, self.batch_size // data_ranks)
+        if self.batch_size % (micro * data_ranks):
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be dealt to {data_ranks} data ranks in "
+                f"micro-batches of {micro}: make it a multiple of {micro * data_ranks}, or "
+                f"micro_batch_size smaller"
+            )
+        return micro
+
+
+StepRows = Iterable[Sequence[Batch]]
+"""For each optimizer step, this rank's micro-batches."""
+
+
+class Trainer:
+    """One run. `batches(first_step)` gives the micro-batches from a step on; `validation()` those
+    that are evaluated on, the same each time. `flops_per_token` is of a forward and a backward
+    pass, for the share of the device's peak that is reached (MFU)."""
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        config: LoopConfig,
+        output: Path,
+        batches: Callable[[int], StepRows],
+        validation: Callable[[], Iterable[Batch]] | None = None,
+        sample: Callable[[nn.Module], tuple[str, ...]] | None = None,
+        observers: Sequence[Observer] = (),
+        ranks: Ranks | None = None,
+        step_module: nn.Module | None = None,
+        flops_per_token: float = 0.0,
+        seed: int = 0,
+        save_beside: Callable[[Path], None] = lambda folder: None,
+        fingerprint: str = "",
+    ) -> None:
+        self.model, self.objective, self.optimizer = model, objective, optimizer
+        self.schedule, self.config, self.seed = schedule, config, seed
+        self.batches, self.validation, self.sample = batches, validation, sample
+        self.ranks = ranks or Ranks.of_world()
+        self.observers = list(observers) if self.ranks.is_first else []
+        self.output, self.fingerprint = output, fingerprint
+        self.save_beside = save_beside
+        self.device = next(model.parameters()).device
+        self.checkpoints = Checkpoints(output / "checkpoints", config.keep)
+        self.step_module = step_module or Step(model, objective)
+        self.run_step = torch.compile(self.step_module) if config.compile else self.step_module
+        self.scaler = GradientScaler(is_enabled=config.precision == "fp16")
+        self.ema = None if config.ema is None else EMA(model, decay=config.ema)
+        self.watchdog = Watchdog() if config.watch_for_spikes else None
+        self.step = 0
+        self.best: tuple[float, int] | None = None
+        self.flops_per_token = flops_per_token
+
+    # -- running
+
+    def run(self) -> bool:
+        """Take the steps that are left; whether the last one was reached (Ctrl-C ends a run early,
+        with a checkpoint)."""
+        is_complete = False
+        meter = Meter(self)
+        try:
+            self._tell_facts(meter)
+            with Interruption() as interruption:
+                for batches in self._steps_left():
+                    record = self.train_step(batches, meter)
+                    if record is not None:
+                        for observer in self.observers:
+                            observer.on_step(record)
+                    is_last = self.step == self.config.steps
+                    if self.validation and _is_due(self.config.evaluate_every, self.step, is_last):
+                        self._evaluate_and_tell()
+                        meter.restart()
+                    is_stopped = self._any(interruption.is_asked)
+                    if is_stopped or _is_due(self.config.checkpoint_every, self.step, is_last):
+                        self._save_and_tell()
+                        meter.restart()
+                    if is_stopped:
+                        break
+            is_complete = self.step == self.config.steps
+        finally:
+            for observer in self.observers:
+                observer.on_end(is_complete=is_complete)
+        return is_complete
+
+    def train_step(self, batches: Sequence[Batch], meter: "Meter") -> StepRecord | None:
+        """One optimizer step; its record, if one is due."""
+        counts = self._global_counts(batches)
+        self.model.train()
+        totals: dict[str, Tensor] = {}
+        for i, batch in enumerate(batches):
+            torch.manual_seed(seed_of(self.seed, self.step, i, self.ranks.rank))
+            with self._synced(i == len(batches) - 1):
+                with self._autocast():
+                    sums = self.run_step(batch)
+                if self.step == 0 and i == 0 and self.config.check_first_step:
+                    self._check_first(batch, sums)
+                loss = weighted(sums, counts, self.objective.weights)
+                self.scaler.scale(loss * self.ranks.world).backward()
+            for name, value in sums.items():
+                totals[name] = totals.get(name, 0) + value.detach()
+        losses = self._means(totals, counts)
+        self._watch(losses, batches)
+        norm = self._update()
+        self.step += 1
+        is_last = self.step == self.config.steps
+        meter.count(batches)
+        if not _is_due(self.config.log_every, self.step, is_last) and self.step != 1:
+            return None
+        return meter.record(losses, norm)
+
+    def _update(self) -> float:
+        factor = self.schedule.factor(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        self.scaler.unscale(self.optimizer)
+        norm = clip_gradients(self.step_module.parameters(), self.config.clip)
+        if self.scaler.step(self.optimizer) and self.ema is not None:
+            self.ema.update(self.model)
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    # -- what is asked of all ranks
+
+    def _global_counts(self, batches: Sequence[Batch]) -> dict[str, float]:
+        names = list(self.objective.weights)
+        counts = [self.objective.count(batch) for batch in batches]
+        local = [float(sum(count[name] for count in counts)) for name in names]
+        totals = dict(zip(names, self.ranks.sums(local), strict=True))
+        if not any(totals.values()):
+            raise TrainingError(
+                f"step {self.step}: none of the {self.config.batch_size} rows has a valid target "
+                f"({', '.join(names)}); look at the labels of the data with --preview"
+            )
+        return totals
+
+    def _means(self, totals: Mapping[str, Tensor], counts: Mapping[str, float]) -> dict[str, float]:
+        """What the objective summed, over all ranks and per target: terms by their own count, the
+        rest by that of the first term."""
+        names = list(totals)
+        sums = self.ranks.sums([float(totals[name]) for name in names])
+        first = next(iter(counts.values()))
+        return {
+            name: value / max(counts.get(name, first), 1.0)
+            for name, value in zip(names, sums, strict=True)
+        }
+
+    def _any(self, is_asked: bool) -> bool:
+        return self.ranks.sums([float(is_asked)])[0] > 0
+
+    # -- around a step
+
+    def _steps_left(self) -> Iterator[Sequence[Batch]]:
+        for batches in self.batches(self.step):
+            if self.step >= self.config.steps:
+                return
+            yield [self._on_device(batch) for batch in batches]
+
+    def _on_device(self, batch: Batch) -> Batch:
+        if self.device.type == "cpu":
+            return batch
+        return {name: x.to(self.device, non_blocking=True) for name, x in batch.items()}
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.config.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=DTYPES[self.config.precision])
+
+    def _synced(self, is_last: bool) -> AbstractContextManager[object]:
+        """Gradients are summed over the ranks with the last micro-batch only."""
+        no_sync = getattr(self.step_module, "no_sync", None)
+        return nullcontext() if is_last or no_sync is None else no_sync()
+
+    def _watch(self, losses: Mapping[str, float], batches: Sequence[Batch]) -> None:
+        total = total_loss(losses, self.objective.weights)
+        if self.watchdog is not None:
+            self.watchdog.check(self.step, total, batches, self.output)
+
+    # -- evaluating
+
+    def evaluate(self) -> Evaluation:
+        """The mean losses over the validation rows, with the averaged weights if there are."""
+        assert self.validation is not None
+        started = time.perf_counter()
+        self.model.eval()
+        sums: dict[str, float] = {}
+        counts: dict[str, float] = dict.fromkeys(self.objective.weights, 0.0)
+        with self._averaged(), torch.no_grad(), self._autocast():
+            for batch in self.validation():
+                batch = self._on_device(batch)
+                for name, value in self.objective.count(batch).items():
+                    counts[name] += value
+                for name, value in self.step_module(batch).items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
+            samples = self.sample(self.model) if self.sample else ()
+        names = [*counts, *sums]
+        totals = self.ranks.sums([*counts.values(), *sums.values()])
+        counted = dict(zip(names[: len(counts)], totals[: len(counts)], strict=True))
+        first = next(iter(counted.values()))
+        losses = {
+            name: value / max(counted.get(name, first), 1.0)
+            for name, value in zip(sums, totals[len(counts) :], strict=True)
+        }
+        return Evaluation(
+            step=self.step,
+            val_loss=total_loss(losses, self.objective.weights),
+            losses=losses,
+            seconds=time.perf_counter() - started,
+            samples=samples,
+        )
+
+    def _evaluate_and_tell(self) -> None:
+        evaluation = self.evaluate()
+        if self.best is None or evaluation.val_loss < self.best[0]:
+            self.best = (evaluation.val_loss, self.step)
+        for observer in self.observers:
+            observer.on_evaluation(evaluation)
+
+    def _averaged(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.ema is None else self.ema.applied(self.model)
+
+    # -- checkpoints
+
+    def save(self) -> Path:
+        """A checkpoint of this step. Every rank must call it."""
+
+        def write(folder: Path) -> None:
+            save_module(self.model, folder)
+            self.save_beside(folder)
+            save_state(self.state(), folder)
+
+        folder = self.checkpoints.path(self.step)
+        if self.ranks.is_first:
+            self.checkpoints.save(self.step, write)
+            self.checkpoints.prune(self.best[1] if self.best else None)
+        self.ranks.barrier()
+        return folder
+
+    def state(self) -> dict[str, Any]:
+        """All that the next steps depend on beside the weights and the recipe."""
+        return {
+            "step": self.step,
+            "best": self.best,
+            "fingerprint": self.fingerprint,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "watchdog": None if self.watchdog is None else self.watchdog.state_dict(),
+        }
+
+    def resume(self) -> bool:
+        """Go on from the latest checkpoint, if there is one."""
+        folder = self.checkpoints.latest()
+        if folder is None:
+            return False
+        state = load_state(folder)
+        if state["fingerprint"] != self.fingerprint:
+            raise TrainingError(
+                f"{folder} was made by another recipe; resume with the recipe.yaml beside its "
+                "folder, or name another output"
+            )
+        load_module(self.model, folder)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        if self.watchdog is not None:
+            self.watchdog.load_state_dict(state["watchdog"])
+        self.step, self.best = state["step"], state["best"] and tuple(state["best"])
+        return True
+
+    def _save_and_tell(self) -> None:
+        folder = self.save()
+        for observer in self.observers:
+            observer.on_checkpoint(self.step, folder)
+
+
+class Meter:
+    """Times and tokens between records."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        device, dtype = trainer.device, DTYPES[trainer.config.precision]
+        self.peak = peak_flops(device, dtype) * trainer.ranks.world
+        self.tokens_seen = 0
+        self.restart()
+
+    def restart(self) -> None:
+        self.started, self.tokens, self.steps = time.perf_counter(), 0, 0
+
+    def count(self, batches: Sequence[Batch]) -> None:
+        self.tokens += sum(num_tokens(batch) for batch in batches)
+        self.steps += 1
+
+    def record(self, losses: Mapping[str, float], norm: float) -> StepRecord:
+        trainer = self.trainer
+        seconds = time.perf_counter() - self.started
+        (tokens,) = trainer.ranks.sums([float(self.tokens)])
+        self.tokens_seen += int(tokens)
+        speed = tokens / seconds
+        record = StepRecord(
+            step=trainer.step,
+            train_loss=total_loss(losses, trainer.objective.weights),
+            losses=losses,
+            learning_rate=trainer.optimizer.param_groups[0]["lr"],
+            gradient_norm=norm,
+            tokens=self.tokens_seen,
+            tokens_per_second=speed,
+            seconds=seconds / max(self.steps, 1),
+            waited_seconds=0.0,
+            mfu=speed * trainer.flops_per_token / self.peak if self.peak else None,
+            memory_bytes=memory_in_use(trainer.device),
+        )
+        self.restart()
+        return record
+
+
+def weighted(
+    sums: Mapping[str, Tensor], counts: Mapping[str, float], weights: Mapping[str, float]
+) -> Tensor:
+    """The total loss: each term's sum over the global count of its targets, weighted."""
+    parts = [weights[name] * sums[name] / counts[name] for name in weights if counts[name]]
+    total: Tensor = torch.stack(parts).sum()
+    return total
+
+
+def total_loss(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    return sum(weight * losses[name] for name, weight in weights.items())
+
+
+def num_tokens(batch: Batch) -> int:
+    """That the model reads or writes, padding included."""
+    return sum(x.numel() for name, x in batch.items() if name.endswith("ids"))
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed that depends on all the numbers, and differs where any of them does."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def _is_due(every: int | None, step: int, is_last: bool) -> bool:
+    return is_last or (every is not None and step % every == 0)
