@@ -1,6 +1,7 @@
 """The shared nouns, the protocols where packages meet, and the errors a user can read."""
 
 from pharos.core.errors import (
+    CorpusError,
     DocumentError,
     EndpointError,
     IntegrityError,
@@ -30,6 +31,7 @@ __all__ = [
     "Answer",
     "Citation",
     "Completion",
+    "CorpusError",
     "Document",
     "DocumentError",
     "Embedder",

@@ -25,6 +25,10 @@ class ModelError(PharosError):
     """A model could not be found, verified or loaded."""
 
 
+class CorpusError(PharosError):
+    """Token shards are missing, damaged, unfinished, or of another tokenizer."""
+
+
 class TrainingError(PharosError):
     """A run was told what cannot be, or went wrong in a way that must not go on."""
 
