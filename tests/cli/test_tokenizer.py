@@ -53,6 +53,14 @@ def test_every_kind_can_be_trained(pharos, corpus_file, tmp_path, kind: str) -> 
     assert "tokens_per_word" in run.out
 
 
+def test_characters_are_all_learned_and_none_is_held_out(pharos, corpus_file, tmp_path) -> None:
+    out = tmp_path / "out"
+    run = pharos("tokenizer", "train", corpus_file, "--kind", "characters", "--out", out, "--json")
+    assert "held_out" not in json.loads(run.out)
+    assert Tokenizer.load(out).vocab_size == len(set("".join(LINES)))
+    assert run.err == ""
+
+
 def test_a_few_lines_are_all_learned_from(pharos, tmp_path) -> None:
     path = tmp_path / "short.txt"
     path.write_text("the lamp\n", encoding="utf-8")

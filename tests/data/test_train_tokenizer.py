@@ -58,6 +58,22 @@ def test_a_text_comes_back_as_it_was(kind: Kind, text: str) -> None:
     assert tokenizer.decode(ids, skip_special=False) == text
 
 
+@given(text=st.text(alphabet=sorted(set("".join(TEXTS)))))
+def test_each_character_is_a_token_by_code_point(text: str) -> None:
+    tokenizer = trained("characters")
+    alphabet = sorted(set("".join(TEXTS)))
+    assert tokenizer.encode(text) == [alphabet.index(character) for character in text]
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.vocab_size == len(alphabet)
+
+
+def test_a_character_that_was_not_learned_is_an_error() -> None:
+    with pytest.raises(ModelError, match="no token for what was not learned"):
+        trained("characters").encode("The Ω")
+    with pytest.raises(ModelError, match="vocab_size is 3, and the texts have 4 different"):
+        train_tokenizer(["abca\n"], TokenizerConfig(kind="characters", vocab_size=3))
+
+
 def test_wordpiece_gives_back_clean_words_in_lower_case() -> None:
     tokenizer = trained("wordpiece")
     assert tokenizer.decode(tokenizer.encode("The KEEPER  été")) == "the keeper ete"
@@ -78,7 +94,8 @@ def test_transformers_reads_what_is_saved_and_finds_the_same_ids(
     ours = trained(kind, ("<|im_start|>", "<|im_end|>"))
     ours.save(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    for text in (*TEXTS[:3], "<|im_start|>user\nwhat?<|im_end|>", "", "  two  blanks 🗼"):
+    texts = (*TEXTS[:3], "<|im_start|>user\nlighter.<|im_end|>", "", "  the  lights 台")
+    for text in (*texts, *(() if kind == "characters" else ("what? 🗼",))):
         assert ours.encode(text) == theirs.encode(text)
         ids = ours.encode(text)
         assert ours.decode(ids, skip_special=False) == theirs.decode(ids)
@@ -173,7 +190,7 @@ def test_an_iterator_will_do_where_one_walk_is_enough() -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"kind": "sentencepiece"}, "choose from bpe, wordpiece, unigram"),
+        ({"kind": "sentencepiece"}, "choose from bpe, wordpiece, unigram, characters"),
         ({"vocab_size": 256}, "at least 258"),
         ({"kind": "wordpiece", "vocab_size": 5}, "at least 6"),
         ({"min_frequency": 0}, "min_frequency is 0"),

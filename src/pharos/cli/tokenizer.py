@@ -46,8 +46,11 @@ def train(
         typer.Option("--out", metavar="DIR", show_default=False, help="The folder to write."),
     ],
     kind: Annotated[
-        Literal["bpe", "wordpiece", "unigram"],
-        typer.Option("--kind", help="As in Llama 3 and GPT-2, in BERT, in T5 and Gemma."),
+        Literal["bpe", "wordpiece", "unigram", "characters"],
+        typer.Option(
+            "--kind",
+            help="As in Llama 3 and GPT-2; in BERT; in T5 and Gemma; each character a token.",
+        ),
     ] = "bpe",
     vocab_size: Annotated[
         int, typer.Option("--vocab-size", metavar="N", help="Tokens, special ones included.")
@@ -67,13 +70,15 @@ def train(
 ) -> None:
     """Learn a vocabulary from files of text.
 
-    Every hundredth line is held out, to measure the vocabulary on what it has not seen.
+    Every hundredth line is held out, to measure the vocabulary on what it has not seen; not of
+    characters, which must all be seen.
 
     \b
     Examples:
       pharos tokenizer train corpus/*.txt --vocab-size 32000 --out my-tokenizer
       pharos tokenizer train chats.txt --special "<|im_start|>" --special "<|im_end|>" --out chat
       pharos tokenizer train corpus.txt --kind wordpiece --vocab-size 30522 --out bert
+      pharos tokenizer train shakespeare.txt --kind characters --out letters
     """
     from pharos.cli.progress import learning_bar
     from pharos.cli.terminal import note
@@ -88,12 +93,13 @@ def train(
         special_tokens=tuple(special or ()),
         lowercase=not keep_case,
     )
+    is_closed = kind == "characters"  # what is not learned cannot be written
     num_walks = 2 if kind == "wordpiece" else 1
     with learning_bar(num_walks * sum(file.stat().st_size for file in files)) as on_bytes:
-        texts = HoldingOut(TextFiles(files, on_bytes))
+        texts = HoldingOut(TextFiles(files, on_bytes), every=0 if is_closed else HELD_OUT_EVERY)
         trained = train_tokenizer(texts, config)
     trained.save(out)
-    if trained.vocab_size < vocab_size:
+    if trained.vocab_size < vocab_size and not is_closed:
         note(f"the texts filled {trained.vocab_size:,} of {vocab_size:,} tokens: give more of them")
     facts = {"folder": str(out), **described(trained)}
     if texts.held_out:
@@ -167,15 +173,17 @@ def inspect(
 
 @dataclass
 class HoldingOut:
-    """The lines of `texts`, but for every hundredth, which are kept in `held_out`."""
+    """The lines of `texts`, but for each of number `every` (0: none), which are kept in
+    `held_out`."""
 
     texts: "TextFiles"
+    every: int = HELD_OUT_EVERY
     held_out: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[str]:
         self.held_out.clear()
         for number, line in enumerate(self.texts, start=1):
-            if number % HELD_OUT_EVERY or len(self.held_out) >= MAX_HELD_OUT:
+            if not self.every or number % self.every or len(self.held_out) >= MAX_HELD_OUT:
                 yield line
             else:
                 self.held_out.append(line)

@@ -29,6 +29,8 @@ ROLES: tuple[SpecialRole, ...] = get_args(SpecialRole)
 MAX_TOKENIZER_BYTES = 256 << 20
 """Of a `tokenizer.json`: seven times that of Gemma, whose vocabulary of 262,144 is the largest."""
 
+MISSING_UNKNOWN = "Missing [UNK] token from the vocabulary"
+
 
 def load_tokenizer(path: Path, *, max_tokens: int | None = None) -> tokenizers.Tokenizer:
     """The bare tokenizer in a `tokenizer.json`, which never pads, and cuts at `max_tokens` or
@@ -52,6 +54,11 @@ def library_error(what: str, error: BaseException) -> ModelError:
     is_panic = type(error).__name__ == "PanicException"
     if isinstance(error, TypeError) or not (is_panic or isinstance(error, Exception)):
         raise error
+    if str(error).endswith(MISSING_UNKNOWN):
+        return ModelError(
+            f"{what}: its vocabulary has no token for what was not learned; learn one from all of "
+            "the text, or take a tokenizer that knows every byte (bpe)"
+        )
     return ModelError(
         f"{what}: {error}; download tokenizer.json again, or write it anew with `save_pretrained` "
         "of transformers"

@@ -1,4 +1,5 @@
-"""Learn a vocabulary from texts: byte-level BPE, WordPiece, or Unigram with byte fallback.
+"""Learn a vocabulary from texts: byte-level BPE, WordPiece, Unigram with byte fallback, or their
+characters.
 
 - **bpe** (Sennrich et al. 2016, arXiv:1508.07909; on bytes: Radford et al. 2019): begins with the
   256 bytes and merges the most frequent pair of neighbours, again and again. Words are cut by
@@ -11,6 +12,8 @@
   each with a probability, and drops those that the likelihood of the text misses least. A blank is
   the character `▁`; a character that was not learned is written in bytes, `<0xF0>`, so nothing is
   unknown here either.
+- **characters**: each that occurs is a token, in the order of their code points (Karpathy's
+  char-rnn and nanoGPT; Shakespeare has 65). A character that was not learned is an error.
 
 One corpus and one configuration give one vocabulary, always. The trainers of the `tokenizers`
 library do not promise that (they walk hash tables in random order): see `_train_wordpiece` and
@@ -32,7 +35,7 @@ from tokenizers.processors import TemplateProcessing
 from pharos.core import DocumentError, ModelError, PharosError
 from pharos.data.tokenizer import SpecialRole, Tokenizer
 
-Kind = Literal["bpe", "wordpiece", "unigram"]
+Kind = Literal["bpe", "wordpiece", "unigram", "characters"]
 SPECIAL_TOKENS: dict[Kind, dict[SpecialRole, str]] = {
     "bpe": {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "pad": "<|endoftext|>"},
     "wordpiece": {
@@ -43,6 +46,7 @@ SPECIAL_TOKENS: dict[Kind, dict[SpecialRole, str]] = {
         "mask": "[MASK]",
     },
     "unigram": {"unk": "<unk>", "bos": "<s>", "eos": "</s>"},
+    "characters": {},
 }
 NUM_BYTES = 256
 MAX_ALPHABET = 1000
@@ -53,6 +57,7 @@ WORDS = (
 )
 """How Llama 3 (and GPT-4 before it) cuts a text into what no token may span."""
 TEXTS_AT_ONCE = 1000
+NO_TEXT = "there is no text to learn from; give files that hold more than blanks"
 BYTE_PENALTY = 10.0
 """How much less likely than the rarest piece (in nats) a byte is held to be."""
 SCORE_DIGITS = 6
@@ -64,7 +69,7 @@ class TokenizerConfig:
     """`vocab_size` counts all: bytes, learned tokens, special ones. A pair (bpe, wordpiece) that
     occurs less than `min_frequency` times becomes no token. `special_tokens` are more of them than
     the kind has anyway (`SPECIAL_TOKENS`), for a chat template say. `lowercase` is for wordpiece,
-    and takes the accents off too."""
+    and takes the accents off too. Of characters all become tokens, however rare."""
 
     kind: Kind = "bpe"
     vocab_size: int = 32_000
@@ -75,7 +80,8 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind is {self.kind!r}; choose from {', '.join(get_args(Kind))}")
-        least = len(self.all_special_tokens) + (0 if self.kind == "wordpiece" else NUM_BYTES) + 1
+        has_bytes = self.kind in ("bpe", "unigram")
+        least = len(self.all_special_tokens) + (NUM_BYTES if has_bytes else 0) + 1
         if self.vocab_size < least:
             raise ValueError(
                 f"vocab_size is {self.vocab_size}; {self.kind} with these special tokens needs at "
@@ -126,8 +132,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
             "texts is an iterator, which can be walked once, and wordpiece walks them twice: give "
             "a list, TextFiles(paths), or an object whose __iter__ begins anew"
         )
-    train = {"bpe": _train_bpe, "wordpiece": _train_wordpiece, "unigram": _train_unigram}
-    backend = train[config.kind](texts, config)
+    backend = _TRAINERS[config.kind](texts, config)
     roles = SPECIAL_TOKENS[config.kind]
     eos_id = backend.token_to_id(roles["eos"]) if "eos" in roles else None
     return Tokenizer(backend, dict(roles), () if eos_id is None else (eos_id,))
@@ -234,6 +239,28 @@ def _sentencepiece_backend(model: models.Model) -> Backend:
     return backend
 
 
+def _train_characters(texts: Iterable[str], config: TokenizerConfig) -> Backend:
+    """Each character is a word of its own, with the line ends, and `WordLevel` looks it up. (BPE
+    without merges is faster, and leaves out what it does not know without a word.)"""
+    found = set[str]()
+    for text in texts:
+        found.update(text)
+    if not any(map(str.strip, found)):
+        raise ModelError(NO_TEXT)
+    tokens = dict.fromkeys([*config.all_special_tokens, *sorted(found)])
+    if len(tokens) > config.vocab_size:
+        raise ModelError(
+            f"vocab_size is {config.vocab_size:,}, and the texts have {len(found):,} different "
+            f"characters: raise it to {len(tokens):,}, or clean the texts"
+        )
+    vocabulary = {token: id_ for id_, token in enumerate(tokens)}
+    backend = Backend(models.WordLevel(vocabulary, unk_token="<unk>"))  # which is no token: raises
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens(_added(config))
+    return backend
+
+
 def _settled_scores(scores: Mapping[str, float]) -> list[tuple[str, float]]:
     """The log-probabilities in an order, and with values, that do not change from run to run.
 
@@ -270,7 +297,7 @@ def _learn(backend: Backend, texts: Iterable[str], trainer: trainers.Trainer) ->
     except Exception as error:  # the library raises nothing narrower
         raise ModelError(f"no vocabulary could be learned from these texts: {error}") from error
     if is_blank:
-        raise ModelError("there is no text to learn from; give files that hold more than blanks")
+        raise ModelError(NO_TEXT)
 
 
 def _added(config: TokenizerConfig) -> list[AddedToken]:
@@ -282,3 +309,11 @@ def _around(backend: Backend, single: str, pair: str) -> TemplateProcessing:
     named = [part.partition(":")[0] for part in single.split() if not part.startswith("$")]
     tokens = [(token, backend.token_to_id(token)) for token in dict.fromkeys(named)]
     return TemplateProcessing(single=single, pair=pair, special_tokens=tokens)
+
+
+_TRAINERS: dict[Kind, Callable[[Iterable[str], TokenizerConfig], Backend]] = {
+    "bpe": _train_bpe,
+    "wordpiece": _train_wordpiece,
+    "unigram": _train_unigram,
+    "characters": _train_characters,
+}
