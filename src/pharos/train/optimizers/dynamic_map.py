@@ -1,0 +1,66 @@
+"""Numbers in 8 bits, a block at a time (Dettmers et al. 2022, "8-bit Optimizers via Block-wise
+Quantization", arXiv:2110.02861).
+
+A block of 256 numbers is divided by its largest magnitude, and each is replaced by the nearest of
+256 values. The values are a *dynamic* map: how many decades a value lies below 1 is written in
+unary, and the bits that are left divide the decade evenly. So there are seven decades, the highest
+of which has half of all values: near the largest number errors are small, and one that is a million
+times smaller is still told from zero.
+
+Shapes: N blocks, C = 256 numbers in each.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+BLOCK = 256
+NUM_DECADES = 7
+
+
+def dynamic_map(*, signed: bool) -> Tensor:
+    """The 256 values, ascending, in float32: from -0.993 to 1, or from 0 to 1."""
+    finest = 7 if signed else 8  # bits for a magnitude
+    magnitudes = [torch.tensor([0.0, 1.0], dtype=torch.float64)]
+    for decade in range(NUM_DECADES):
+        edges = torch.linspace(0.1, 1, 2 ** (finest - 1 - decade) + 1, dtype=torch.float64)
+        magnitudes.append((edges[:-1] + edges[1:]) / 2 * 10.0**-decade)
+    if signed:
+        magnitudes += [-values for values in magnitudes[1:]]
+    return torch.cat(magnitudes).sort().values.float()
+
+
+@lru_cache
+def _values(device: torch.device, signed: bool) -> Tensor:
+    return dynamic_map(signed=signed).to(device)
+
+
+@lru_cache
+def _midpoints(device: torch.device, signed: bool) -> Tensor:
+    values = dynamic_map(signed=signed)
+    return ((values[:-1] + values[1:]) / 2).to(device)
+
+
+def quantize(x_NC: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
+    """Codes `[N, C]` in uint8, and the scale of each block `[N, 1]`. Where there is a NaN or an
+    infinity, the scale tells: such a block does not come back as numbers."""
+    scale_N1 = x_NC.abs().amax(dim=1, keepdim=True)
+    unit_NC = x_NC / scale_N1.clamp(min=torch.finfo(torch.float32).tiny)
+    codes_NC = torch.bucketize(unit_NC, _midpoints(x_NC.device, signed), out_int32=True)
+    return codes_NC.to(torch.uint8), scale_N1
+
+
+def quantize_plain(x_NC: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
+    """As `quantize`, by comparing each number with each value: in memory that is 256 times that of
+    the numbers."""
+    scale_N1 = x_NC.abs().amax(dim=1, keepdim=True)
+    unit_NC = torch.where(scale_N1 > 0, x_NC / scale_N1, 0.0)
+    distances_NCV = (unit_NC[..., None] - dynamic_map(signed=signed).to(x_NC.device)).abs()
+    return distances_NCV.argmin(dim=-1).to(torch.uint8), scale_N1
+
+
+def dequantize(codes_NC: Tensor, scale_N1: Tensor, *, signed: bool) -> Tensor:
+    """In float32."""
+    values = _values(codes_NC.device, signed)
+    return values.index_select(0, codes_NC.flatten().int()).view(codes_NC.shape).mul_(scale_N1)
