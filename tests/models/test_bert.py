@@ -106,9 +106,26 @@ def test_a_pre_training_checkpoint_gives_each_of_its_heads(tmp_path: Path) -> No
     theirs.save_pretrained(tmp_path)
     ids_BT = random_ids(2, 7)
     expected = theirs(ids_BT)
-    assert_close(load_model(tmp_path)(ids_BT), expected.prediction_logits)
+    both = load_model(tmp_path)(ids_BT)
+    assert_close(both.tokens, expected.prediction_logits)
+    assert_close(both.next_sentence, expected.seq_relationship_logits)
+    masked_lm = load_model(tmp_path, task="masked_lm")
+    assert_close(masked_lm(ids_BT), expected.prediction_logits)
     next_sentence = load_model(tmp_path, task="next_sentence")
     assert_close(next_sentence(ids_BT), expected.seq_relationship_logits)
+
+
+def test_both_heads_together_equal_the_reference() -> None:
+    pair = pair_of(CONFIGS["bert"], "ForPreTraining")
+    batch = Batch(CONFIGS["bert"], Padded.random([5, 12], "right"))
+    ours, theirs = batch.through_ours(pair), batch.through_theirs(pair)
+    prediction, relationship = theirs.prediction_logits, theirs.seq_relationship_logits
+    assert_close(ours.next_sentence, relationship)
+    valid_BT = batch.valid_BT
+    mine = torch.cat([ours.tokens[valid_BT].flatten(), ours.next_sentence.flatten()])
+    expected = torch.cat([prediction[valid_BT].flatten(), relationship.flatten()])
+    assert_same_gradients(pair, mine, expected)
+    assert_saved_for_theirs(pair)
 
 
 @torch.no_grad()

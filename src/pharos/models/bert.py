@@ -9,7 +9,7 @@ Shapes: N rows of a packed batch, D hidden width, H heads, K width of a head (D 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -137,6 +137,43 @@ class NextSentence(FirstTokenClassifier):
         super().__init__(body, dropout=0.0)
 
 
+class PreTrainingLogits(NamedTuple):
+    """What each token is, `[B, T, V]`, and whether the second segment follows the first, `[B, 2]`:
+    the classes of `NextSentence`."""
+
+    tokens: Tensor
+    next_sentence: Tensor
+
+
+class BertPreTraining(BertMaskedLM):
+    """Both heads at once, as BERT was trained."""
+
+    NAMES: ClassVar[Mapping[str, str]] = {
+        **BertMaskedLM.NAMES,
+        "pooler": "{body}pooler.dense",
+        "next_sentence": "cls.seq_relationship",
+    }
+
+    def __init__(self, body: Body) -> None:
+        super().__init__(body)
+        self.pooler = nn.Linear(self.config.hidden_size, self.config.hidden_size)
+        self.next_sentence = nn.Linear(self.config.hidden_size, 2)
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        *,
+        valid_BT: Tensor | None = None,
+        token_types_BT: Tensor | None = None,
+    ) -> PreTrainingLogits:
+        x_BTD = self.body(ids_BT, valid_BT=valid_BT, token_types_BT=token_types_BT)
+        return PreTrainingLogits(self.logits(x_BTD), self.next_sentence_logits(x_BTD))
+
+    def next_sentence_logits(self, x_BTD: Tensor) -> Tensor:
+        y_B2: Tensor = self.next_sentence(self.pooler(x_BTD[:, 0]).tanh())
+        return y_B2
+
+
 FAMILY = Family(
     model_types={"bert": "Bert"},
     config=BertConfig,
@@ -146,6 +183,7 @@ FAMILY = Family(
     renamed={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
     tasks={
         "masked_lm": BertMaskedLM,
+        "pretraining": BertPreTraining,
         "next_sentence": NextSentence,
         "sequence_classification": BertClassifier,
         "token_classification": TokenClassifier,

@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 from pharos.core.errors import ModelError
 from pharos.models.config import with_labels
 from pharos.models.family import Body, Model
+from pharos.models.readout import Readout, plain_weight
 from pharos.models.weight_map import One, Source, below
 
 
@@ -74,8 +75,16 @@ class MaskedLM(EncoderHead):
 
     def logits(self, x_D: Tensor) -> Tensor:
         """`[B, T, V]`. In training, the hidden states behind a mask are enough."""
-        x_D = self.norm(self.gelu(self.dense(x_D)))
-        return linear(x_D, self.body.embedding.weight, self.bias)
+        return linear(self.transform(x_D), self.body.embedding.weight, self.bias)
+
+    def transform(self, x_D: Tensor) -> Tensor:
+        y_D: Tensor = self.norm(self.gelu(self.dense(x_D)))
+        return y_D
+
+    def readout(self, x_D: Tensor) -> Readout | None:
+        """What `logits` multiplies, if that is all it does."""
+        weight_VD = plain_weight(self.body.embedding)
+        return None if weight_VD is None else Readout(self.transform(x_D), weight_VD, self.bias)
 
 
 class FirstTokenClassifier(EncoderHead):

@@ -16,6 +16,7 @@ Task = Literal[
     "seq2seq_lm",
     "encoder",
     "masked_lm",
+    "pretraining",
     "next_sentence",
     "sequence_classification",
     "token_classification",
@@ -31,7 +32,7 @@ ARCHITECTURES: Mapping[str, Task] = {
     "MTModel": "seq2seq_lm",
     "EncoderModel": "encoder",
     "ForMaskedLM": "masked_lm",
-    "ForPreTraining": "masked_lm",
+    "ForPreTraining": "pretraining",
     "ForNextSentencePrediction": "next_sentence",
     "ForSequenceClassification": "sequence_classification",
     "ForTokenClassification": "token_classification",
@@ -118,11 +119,14 @@ class Family:
         return self.model_types[model_type] + self.endings.get(shown, usual)
 
     def task_of(self, architecture: str) -> Task | None:
-        """The task that a Hugging Face class is for, or None if it is not one of the family's."""
+        """The task that a Hugging Face class is for, or None if it is not one of the family's. Of a
+        checkpoint with two heads, a family without such a model takes the masked LM's."""
         for name in self.model_types.values():
             ending = architecture.removeprefix(name)
             if architecture.startswith(name) and ending in ARCHITECTURES:
-                return ARCHITECTURES[ending]
+                task = ARCHITECTURES[ending]
+                is_missing = task == "pretraining" and task not in self.tasks
+                return "masked_lm" if is_missing else task
         return None
 
     def new_name(self, name: str) -> str:

@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 from pharos.models.config import with_labels
 from pharos.models.family import Body, Model
 from pharos.models.kv_cache import Cache
+from pharos.models.readout import Readout, plain_weight
 from pharos.models.weight_map import One, Source, below
 from pharos.ops.masks import Mask
 
@@ -46,6 +47,11 @@ class CausalLM(Model):
             return linear(x_BTD, self.body.embedding.weight)
         y_BTV: Tensor = self.lm_head(x_BTD)
         return y_BTV
+
+    def readout(self, x_D: Tensor) -> Readout | None:
+        """What `logits` multiplies, if that is all it does."""
+        weight_VD = plain_weight(self.body.embedding if self.lm_head is None else self.lm_head)
+        return None if weight_VD is None else Readout(x_D, weight_VD)
 
     def weight_map(self, prefix: str) -> dict[str, Source]:
         names = below("body", self.body.weight_map(prefix))

@@ -25,6 +25,7 @@ from pharos.core.errors import ModelError
 from pharos.models.config import MOST_LAYERS, ModelConfig, check_size
 from pharos.models.family import AttentionShape, Body, Family
 from pharos.models.kv_cache import attend
+from pharos.models.readout import Readout, plain_weight
 from pharos.models.seq2seq import (
     EncoderDecoder,
     KeysAndValues,
@@ -338,10 +339,17 @@ class T5LM(Seq2SeqLM):
         self.lm_head = None if config.tie_word_embeddings else nn.Linear(*size, bias=False)
 
     def logits(self, x_RTD: Tensor) -> Tensor:
-        if self.config.scale_decoder_outputs:
-            x_RTD = x_RTD * self.config.hidden_size**-0.5
         tied: nn.Embedding = self.body.embedding
-        return linear(x_RTD, tied.weight if self.lm_head is None else self.lm_head.weight)
+        weight_VD = tied.weight if self.lm_head is None else self.lm_head.weight
+        return linear(self.scaled(x_RTD), weight_VD)
+
+    def scaled(self, x_D: Tensor) -> Tensor:
+        return x_D * self.config.hidden_size**-0.5 if self.config.scale_decoder_outputs else x_D
+
+    def readout(self, x_D: Tensor) -> Readout | None:
+        """What `logits` multiplies, if that is all it does."""
+        weight_VD = plain_weight(self.body.embedding if self.lm_head is None else self.lm_head)
+        return None if weight_VD is None else Readout(self.scaled(x_D), weight_VD)
 
     def weight_map(self, prefix: str) -> dict[str, Source]:
         names = super().weight_map(prefix)

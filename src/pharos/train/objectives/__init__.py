@@ -1,0 +1,43 @@
+"""What models are trained for, by the name that a recipe gives it.
+
+objective = new_objective("masked_lm", {"whole_words": True}, Vocabulary.of(tokenizer))
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from pharos.core.errors import TrainingError
+from pharos.train.objective import Objective
+from pharos.train.objectives.causal_lm import CausalLM, CausalLMConfig
+from pharos.train.objectives.masked_lm import MaskedLM, MaskedLMConfig
+from pharos.train.objectives.span_corruption import SpanCorruption, SpanCorruptionConfig
+from pharos.train.objectives.vocabulary import Vocabulary
+from pharos.train.settings import read_settings
+
+__all__ = ["OBJECTIVES", "Entry", "Vocabulary", "new_objective"]
+
+
+class Entry(NamedTuple):
+    """The fields of `config` are the keys of a recipe; `build` makes the objective of one."""
+
+    config: type
+    build: Callable[[Any, Vocabulary], Objective]
+
+
+OBJECTIVES: Mapping[str, Entry] = {
+    "causal_lm": Entry(CausalLMConfig, CausalLM),
+    "masked_lm": Entry(MaskedLMConfig, MaskedLM),
+    "span_corruption": Entry(SpanCorruptionConfig, SpanCorruption),
+}
+
+
+def new_objective(
+    name: str, keys: Mapping[str, Any], vocabulary: Vocabulary, *, where: str = "objective"
+) -> Objective:
+    """The objective of that name. Raises TrainingError for a name or a key that there is none of;
+    `where` is what the keys stand under in the recipe."""
+    if name not in OBJECTIVES:
+        known = ", ".join(sorted(OBJECTIVES))
+        raise TrainingError(f"unknown objective {name!r}; choose from {known}")
+    entry = OBJECTIVES[name]
+    return entry.build(read_settings(entry.config, keys, where), vocabulary)
