@@ -1,0 +1,159 @@
+"""Batches from a stream of rows, made ahead by worker processes.
+
+Step s trains on the rows s·R, …, (s+1)·R - 1, where R is `rows_per_step`, for any number of ranks,
+any size of micro-batch and any number of workers; a resumed run needs to know nothing but its step.
+The rows are dealt in micro-batches, one to each data rank in turn: so what all ranks hold at once
+are neighbours, the micro-batch of a single rank that takes as many (contrastive losses compare
+across it).
+
+A micro-batch depends on its number alone, so it does not matter which worker makes it: torch's
+`DataLoader` hands them out in turn and returns them in order.
+"""
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pharos.core.errors import PharosError, TrainingError
+from pharos.data.rows import Row, Stream, row_generator
+from pharos.train.objective import Batch, Objective
+
+
+class Loader:
+    """For each optimizer step from `start_step` on, the micro-batches of data rank `rank` of
+    `world`. Ends only when it is closed; to be gone through once.
+
+    `waited_s` is how long the caller has waited for it so far, in seconds. In page-locked memory
+    where there is a CUDA device, so that `to(device, non_blocking=True)` runs beside the model.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        objective: Objective,
+        *,
+        rows_per_step: int,
+        micro_batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        start_step: int = 0,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        _check(rows_per_step, micro_batch_size, rank, world, workers)
+        self.waited_s = 0.0
+        self._per_step = rows_per_step // (world * micro_batch_size)
+        batches = _MicroBatches(
+            stream=stream,
+            objective=objective,
+            seed=seed,
+            rank=rank,
+            world=world,
+            size=micro_batch_size,
+        )
+        self._batches: Iterator[Batch | _Failure] | None = iter(
+            DataLoader(
+                batches,
+                batch_size=None,
+                sampler=_From(start_step * self._per_step),
+                num_workers=workers,
+                # A whole step is ready when the loop asks for one.
+                prefetch_factor=max(2, -(-self._per_step // workers)) if workers else None,
+                worker_init_fn=_ignore_interrupts if workers else None,
+                pin_memory=torch.cuda.is_available(),
+                # Without one of its own, it would draw from the generator of dropout.
+                generator=torch.Generator(),
+            )
+        )
+
+    def __iter__(self) -> Iterator[Sequence[Batch]]:
+        while self._batches is not None:
+            yield [self._next() for _ in range(self._per_step)]
+
+    def close(self) -> None:
+        """End the worker processes. Closing twice is fine."""
+        self._batches = None  # its finaliser ends and joins them
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _next(self) -> Batch:
+        if self._batches is None:
+            raise ValueError("the loader was closed in the middle of a step; make a new one")
+        begin = time.perf_counter()
+        batch = next(self._batches)
+        self.waited_s += time.perf_counter() - begin
+        if isinstance(batch, _Failure):
+            raise batch.error
+        return batch
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What a row was refused for, on its way from the worker. (torch would wrap it in the text of
+    a traceback.)"""
+
+    error: PharosError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _MicroBatches(Dataset["Batch | _Failure"]):
+    """The micro-batches of one rank, by number: each `size` rows out of `world` times as many."""
+
+    stream: Stream
+    objective: Objective
+    seed: int
+    rank: int
+    world: int
+    size: int
+
+    def __getitem__(self, number: int) -> "Batch | _Failure":
+        first = (number * self.world + self.rank) * self.size
+        try:
+            rows = range(first, first + self.size)
+            return self.objective.collate([self._example(row) for row in rows])
+        except PharosError as error:
+            return _Failure(error)
+
+    def _example(self, number: int) -> Row:
+        generator = row_generator("example", self.seed, number)
+        return self.objective.example(self.stream[number], generator)
+
+
+class _From(Sampler[int]):
+    """The numbers from `start` on."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        number = self.start
+        while True:
+            yield number
+            number += 1
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the main one decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _check(rows_per_step: int, micro_batch_size: int, rank: int, world: int, workers: int) -> None:
+    if not 0 <= rank < world:
+        raise ValueError(f"rank is {rank}; it must be from 0 to {world - 1}")
+    if workers < 0:
+        raise ValueError(f"workers is {workers}; it must be 0 (none) or more")
+    multiple = micro_batch_size * world
+    if micro_batch_size < 1 or rows_per_step < 1 or rows_per_step % multiple:
+        raise TrainingError(
+            f"{rows_per_step} rows a step cannot be dealt to {world} data ranks in micro-batches "
+            f"of {micro_batch_size}; make the first a multiple of {multiple}"
+        )
