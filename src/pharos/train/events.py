@@ -15,8 +15,9 @@ class RunFacts:
     first_step: int
     num_parameters: int
     num_trainable: int
-    tokens_per_step: int
+    rows_per_step: int
     device: str
+    processes: int
     peak_flops: float
 
 

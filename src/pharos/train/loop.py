@@ -16,7 +16,7 @@ as if nothing had happened, and evaluating or sampling in between disturbs nothi
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,22 +26,18 @@ import torch
 from torch import Tensor, nn
 
 from pharos.core.errors import TrainingError
-from pharos.train.checkpoint import (
-    Checkpoints,
-    Retention,
-    load_module,
-    load_state,
-    save_module,
-    save_state,
-)
+from pharos.train.checkpoint import Checkpoints, Retention, load_state, save_state
 from pharos.train.ema import EMA
-from pharos.train.events import Evaluation, Observer, StepRecord
-from pharos.train.gradients import GradientScaler, clip_gradients
+from pharos.train.events import Evaluation, Observer, RunFacts, StepRecord
+from pharos.train.gradients import GradientScaler
 from pharos.train.interruption import Interruption
+from pharos.train.loader import Loader
 from pharos.train.objective import Batch, Objective
 from pharos.train.ranks import Ranks
+from pharos.train.runner import Runner, Shares, StepRunner, is_sharded_checkpoint
 from pharos.train.schedules import Schedule
 from pharos.train.step import Step
+from pharos.train.step_zero import check_first_step
 from pharos.train.throughput import memory_in_use, peak_flops
 from pharos.train.watchdog import Watchdog
 
@@ -53,7 +49,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class LoopConfig:
     """`batch_size` is the rows of an optimizer step, over all devices; `micro_batch_size` those of
     one forward pass of one device (default: all of a rank's). `workers` processes make examples
-    ahead. `ema` is the decay of averaged weights. `compile` has torch compile the step."""
+    ahead. `evaluation_rows` are evaluated on each time (null: all). `ema` is the decay of averaged
+    weights. `compile` has torch compile the step."""
 
     steps: int
     batch_size: int
@@ -66,17 +63,22 @@ class LoopConfig:
     workers: int = 0
     log_every: int = 10
     evaluate_every: int | None = 250
-    evaluation_rows: int = 256
+    evaluation_rows: int | None = 256
     checkpoint_every: int | None = None
     keep: Retention = field(default_factory=Retention)
     watch_for_spikes: bool = True
     check_first_step: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "evaluation_rows"):
+        for name in ("steps", "batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("micro_batch_size", "evaluate_every", "checkpoint_every"):
+        for name in (
+            "micro_batch_size",
+            "evaluate_every",
+            "evaluation_rows",
+            "checkpoint_every",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1, or null")
@@ -99,14 +101,12 @@ class LoopConfig:
         return micro
 
 
-StepRows = Iterable[Sequence[Batch]]
-"""For each optimizer step, this rank's micro-batches."""
-
-
 class Trainer:
-    """One run. `batches(first_step)` gives the micro-batches from a step on; `validation()` those
-    that are evaluated on, the same each time. `flops_per_token` is of a forward and a backward
-    pass, for the share of the device's peak that is reached (MFU)."""
+    """One run. `batches(first_step)` loads the micro-batches from a step on; `validation()` those
+    that are evaluated on, the same each time. `sample` writes something with the model, to be read.
+    `flops_per_token` is of a forward and a backward pass, for the share of the devices' peak that
+    is reached (MFU). `save_beside` puts into a checkpoint what belongs to the model besides (its
+    tokenizer). Checkpoints are resumed only where the `fingerprint` is the same."""
 
     def __init__(
         self,
@@ -117,16 +117,17 @@ class Trainer:
         schedule: Schedule,
         config: LoopConfig,
         output: Path,
-        batches: Callable[[int], StepRows],
+        batches: Callable[[int], Loader],
         validation: Callable[[], Iterable[Batch]] | None = None,
         sample: Callable[[nn.Module], tuple[str, ...]] | None = None,
         observers: Sequence[Observer] = (),
         ranks: Ranks | None = None,
-        step_module: nn.Module | None = None,
+        runner: Runner | None = None,
         flops_per_token: float = 0.0,
         seed: int = 0,
         save_beside: Callable[[Path], None] = lambda folder: None,
         fingerprint: str = "",
+        is_fresh: bool = True,
     ) -> None:
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.schedule, self.config, self.seed = schedule, config, seed
@@ -134,15 +135,20 @@ class Trainer:
         self.ranks = ranks or Ranks.of_world()
         self.observers = list(observers) if self.ranks.is_first else []
         self.output, self.fingerprint = output, fingerprint
-        self.save_beside = save_beside
+        self.save_beside, self.is_fresh = save_beside, is_fresh
         self.device = next(model.parameters()).device
         self.checkpoints = Checkpoints(output / "checkpoints", config.keep)
-        self.step_module = step_module or Step(model, objective)
-        self.run_step = torch.compile(self.step_module) if config.compile else self.step_module
+        self.runner = runner or StepRunner(
+            Step(model, objective),
+            model,
+            dtype=DTYPES[config.precision],
+            is_compiled=config.compile,
+        )
         self.scaler = GradientScaler(is_enabled=config.precision == "fp16")
         self.ema = None if config.ema is None else EMA(model, decay=config.ema)
         self.watchdog = Watchdog() if config.watch_for_spikes else None
         self.step = 0
+        self.tokens = 0
         self.best: tuple[float, int] | None = None
         self.flops_per_token = flops_per_token
 
@@ -151,64 +157,59 @@ class Trainer:
     def run(self) -> bool:
         """Take the steps that are left; whether the last one was reached (Ctrl-C ends a run early,
         with a checkpoint)."""
-        is_complete = False
-        meter = Meter(self)
+        is_stopped = False
         try:
+            meter = Meter(self)
             self._tell_facts(meter)
-            with Interruption() as interruption:
-                for batches in self._steps_left():
-                    record = self.train_step(batches, meter)
-                    if record is not None:
-                        for observer in self.observers:
-                            observer.on_step(record)
-                    is_last = self.step == self.config.steps
-                    if self.validation and _is_due(self.config.evaluate_every, self.step, is_last):
+            with Interruption() as interruption, self.batches(self.step) as loader:
+                steps = iter(loader)
+                while self.step < self.config.steps and not is_stopped:
+                    record = self.train_step(next(steps), meter, loader)
+                    if self._evaluates():
                         self._evaluate_and_tell()
-                        meter.restart()
+                        meter.restart(loader)
+                    self._tell(record)
                     is_stopped = self._any(interruption.is_asked)
+                    is_last = self.step == self.config.steps
                     if is_stopped or _is_due(self.config.checkpoint_every, self.step, is_last):
                         self._save_and_tell()
-                        meter.restart()
-                    if is_stopped:
-                        break
-            is_complete = self.step == self.config.steps
+                        meter.restart(loader)
         finally:
             for observer in self.observers:
-                observer.on_end(is_complete=is_complete)
-        return is_complete
+                observer.on_end(is_complete=self.step == self.config.steps)
+        return self.step == self.config.steps
 
-    def train_step(self, batches: Sequence[Batch], meter: "Meter") -> StepRecord | None:
+    def train_step(
+        self, batches: Sequence[Batch], meter: "Meter", loader: Loader
+    ) -> StepRecord | None:
         """One optimizer step; its record, if one is due."""
+        batches = [self._on_device(batch) for batch in batches]
         counts = self._global_counts(batches)
         self.model.train()
-        totals: dict[str, Tensor] = {}
-        for i, batch in enumerate(batches):
-            torch.manual_seed(seed_of(self.seed, self.step, i, self.ranks.rank))
-            with self._synced(i == len(batches) - 1):
-                with self._autocast():
-                    sums = self.run_step(batch)
-                if self.step == 0 and i == 0 and self.config.check_first_step:
-                    self._check_first(batch, sums)
-                loss = weighted(sums, counts, self.objective.weights)
-                self.scaler.scale(loss * self.ranks.world).backward()
-            for name, value in sums.items():
-                totals[name] = totals.get(name, 0) + value.detach()
+        self._check_first(batches[0])
+        totals = self.runner.gradients(batches, self._shares(counts))
         losses = self._means(totals, counts)
         self._watch(losses, batches)
         norm = self._update()
         self.step += 1
-        is_last = self.step == self.config.steps
         meter.count(batches)
-        if not _is_due(self.config.log_every, self.step, is_last) and self.step != 1:
-            return None
-        return meter.record(losses, norm)
+        is_last = self.step == self.config.steps
+        is_due = _is_due(self.config.log_every, self.step, is_last) or self.step == 1
+        return meter.record(losses, norm, loader) if is_due or self._evaluates() else None
+
+    def _evaluates(self) -> bool:
+        """After this step? Always after the last one, if there is anything to evaluate on."""
+        is_last = self.step == self.config.steps
+        return self.validation is not None and _is_due(
+            self.config.evaluate_every, self.step, is_last
+        )
 
     def _update(self) -> float:
         factor = self.schedule.factor(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         self.scaler.unscale(self.optimizer)
-        norm = clip_gradients(self.step_module.parameters(), self.config.clip)
+        norm = self.runner.clip(self.config.clip)
         if self.scaler.step(self.optimizer) and self.ema is not None:
             self.ema.update(self.model)
         self.optimizer.zero_grad(set_to_none=True)
@@ -244,31 +245,50 @@ class Trainer:
 
     # -- around a step
 
-    def _steps_left(self) -> Iterator[Sequence[Batch]]:
-        for batches in self.batches(self.step):
-            if self.step >= self.config.steps:
-                return
-            yield [self._on_device(batch) for batch in batches]
-
     def _on_device(self, batch: Batch) -> Batch:
         if self.device.type == "cpu":
             return batch
         return {name: x.to(self.device, non_blocking=True) for name, x in batch.items()}
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.config.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=DTYPES[self.config.precision])
-
-    def _synced(self, is_last: bool) -> AbstractContextManager[object]:
-        """Gradients are summed over the ranks with the last micro-batch only."""
-        no_sync = getattr(self.step_module, "no_sync", None)
-        return nullcontext() if is_last or no_sync is None else no_sync()
-
     def _watch(self, losses: Mapping[str, float], batches: Sequence[Batch]) -> None:
         total = total_loss(losses, self.objective.weights)
         if self.watchdog is not None:
             self.watchdog.check(self.step, total, batches, self.output)
+
+    def _shares(self, counts: Mapping[str, float]) -> Shares:
+        weights = self.objective.weights
+        return Shares(
+            scales={name: weights[name] / count for name, count in counts.items() if count},
+            loss_scale=self.scaler.factor,
+            seed=lambda i: seed_of(self.seed, self.step, i, self.ranks.rank),
+        )
+
+    @torch.no_grad()
+    def _check_first(self, batch: Batch) -> None:
+        if self.step == 0 and self.config.check_first_step:
+            sums = self.runner.evaluate(batch)
+            check_first_step(self.model, self.objective, batch, sums, is_fresh=self.is_fresh)
+
+    def _tell_facts(self, meter: "Meter") -> None:
+        parameters = list(self.model.parameters())
+        facts = RunFacts(
+            output=self.output,
+            steps=self.config.steps,
+            first_step=self.step,
+            num_parameters=sum(p.numel() for p in parameters),
+            num_trainable=sum(p.numel() for p in parameters if p.requires_grad),
+            rows_per_step=self.config.batch_size,
+            device=str(self.device),
+            processes=self.ranks.processes,
+            peak_flops=meter.peak_flops,
+        )
+        for observer in self.observers:
+            observer.on_start(facts)
+
+    def _tell(self, record: StepRecord | None) -> None:
+        if record is not None:
+            for observer in self.observers:
+                observer.on_step(record)
 
     # -- evaluating
 
@@ -279,12 +299,12 @@ class Trainer:
         self.model.eval()
         sums: dict[str, float] = {}
         counts: dict[str, float] = dict.fromkeys(self.objective.weights, 0.0)
-        with self._averaged(), torch.no_grad(), self._autocast():
+        with self.averaged(), torch.no_grad():
             for batch in self.validation():
                 batch = self._on_device(batch)
                 for name, value in self.objective.count(batch).items():
                     counts[name] += value
-                for name, value in self.step_module(batch).items():
+                for name, value in self.runner.evaluate(batch).items():
                     sums[name] = sums.get(name, 0.0) + float(value)
             samples = self.sample(self.model) if self.sample else ()
         names = [*counts, *sums]
@@ -310,7 +330,8 @@ class Trainer:
         for observer in self.observers:
             observer.on_evaluation(evaluation)
 
-    def _averaged(self) -> AbstractContextManager[object]:
+    def averaged(self) -> AbstractContextManager[object]:
+        """Within the block the model has the averaged weights, if there are any."""
         return nullcontext() if self.ema is None else self.ema.applied(self.model)
 
     # -- checkpoints
@@ -318,25 +339,33 @@ class Trainer:
     def save(self) -> Path:
         """A checkpoint of this step. Every rank must call it."""
 
+        def beside(folder: Path) -> None:
+            if self.ranks.is_first:
+                self.save_beside(folder)
+                save_state(self.state(), folder)
+
         def write(folder: Path) -> None:
-            save_module(self.model, folder)
-            self.save_beside(folder)
-            save_state(self.state(), folder)
+            self.runner.save(folder, self.optimizer, beside)
 
         folder = self.checkpoints.path(self.step)
-        if self.ranks.is_first:
+        if self.runner.is_sharded:
+            write(folder)
+        elif self.ranks.is_first:
             self.checkpoints.save(self.step, write)
-            self.checkpoints.prune(self.best[1] if self.best else None)
         self.ranks.barrier()
+        if self.ranks.is_first:
+            self.checkpoints.prune(self.best[1] if self.best else None)
         return folder
 
     def state(self) -> dict[str, Any]:
-        """All that the next steps depend on beside the weights and the recipe."""
+        """All that the next steps depend on beside the weights and the recipe. (The state of a
+        sharded optimizer is with the weights.)"""
         return {
             "step": self.step,
+            "tokens": self.tokens,
             "best": self.best,
             "fingerprint": self.fingerprint,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": None if self.runner.is_sharded else self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "watchdog": None if self.watchdog is None else self.watchdog.state_dict(),
@@ -353,14 +382,22 @@ class Trainer:
                 f"{folder} was made by another recipe; resume with the recipe.yaml beside its "
                 "folder, or name another output"
             )
-        load_module(self.model, folder)
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.runner.is_sharded != is_sharded_checkpoint(folder):
+            form = "whole" if self.runner.is_sharded else "in pieces"
+            raise TrainingError(
+                f"{folder} has its weights {form}, and this run keeps them otherwise; resume with "
+                "parallel.shard, tensor, pipeline and expert as they were, all 1 or not"
+            )
+        self.runner.load(folder, self.optimizer)
+        if state["optimizer"] is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         if self.watchdog is not None:
             self.watchdog.load_state_dict(state["watchdog"])
-        self.step, self.best = state["step"], state["best"] and tuple(state["best"])
+        self.step, self.tokens = state["step"], state["tokens"]
+        self.best = state["best"] and tuple(state["best"])
         return True
 
     def _save_and_tell(self) -> None:
@@ -375,22 +412,22 @@ class Meter:
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         device, dtype = trainer.device, DTYPES[trainer.config.precision]
-        self.peak = peak_flops(device, dtype) * trainer.ranks.world
-        self.tokens_seen = 0
+        self.peak_flops = peak_flops(device, dtype) * trainer.ranks.processes
         self.restart()
 
-    def restart(self) -> None:
+    def restart(self, loader: Loader | None = None) -> None:
         self.started, self.tokens, self.steps = time.perf_counter(), 0, 0
+        self.waited_before = loader.waited_s if loader else 0.0
 
     def count(self, batches: Sequence[Batch]) -> None:
         self.tokens += sum(num_tokens(batch) for batch in batches)
         self.steps += 1
 
-    def record(self, losses: Mapping[str, float], norm: float) -> StepRecord:
+    def record(self, losses: Mapping[str, float], norm: float, loader: Loader) -> StepRecord:
         trainer = self.trainer
-        seconds = time.perf_counter() - self.started
         (tokens,) = trainer.ranks.sums([float(self.tokens)])
-        self.tokens_seen += int(tokens)
+        seconds = time.perf_counter() - self.started
+        trainer.tokens += int(tokens)
         speed = tokens / seconds
         record = StepRecord(
             step=trainer.step,
@@ -398,24 +435,15 @@ class Meter:
             losses=losses,
             learning_rate=trainer.optimizer.param_groups[0]["lr"],
             gradient_norm=norm,
-            tokens=self.tokens_seen,
+            tokens=trainer.tokens,
             tokens_per_second=speed,
             seconds=seconds / max(self.steps, 1),
-            waited_seconds=0.0,
-            mfu=speed * trainer.flops_per_token / self.peak if self.peak else None,
+            waited_seconds=(loader.waited_s - self.waited_before) / max(self.steps, 1),
+            mfu=speed * trainer.flops_per_token / self.peak_flops if self.peak_flops else None,
             memory_bytes=memory_in_use(trainer.device),
         )
-        self.restart()
+        self.restart(loader)
         return record
-
-
-def weighted(
-    sums: Mapping[str, Tensor], counts: Mapping[str, float], weights: Mapping[str, float]
-) -> Tensor:
-    """The total loss: each term's sum over the global count of its targets, weighted."""
-    parts = [weights[name] * sums[name] / counts[name] for name in weights if counts[name]]
-    total: Tensor = torch.stack(parts).sum()
-    return total
 
 
 def total_loss(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:

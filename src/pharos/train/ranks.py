@@ -34,6 +34,11 @@ class Ranks:
             rank=rank, world=dist.get_world_size(), is_first=rank == 0, group=group, device=device
         )
 
+    @property
+    def processes(self) -> int:
+        """Of the whole world, those that share rows included."""
+        return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
     def sums(self, values: Sequence[float]) -> list[float]:
         """Each value summed over the group, in float64: counts stay exact."""
         if self.world == 1:

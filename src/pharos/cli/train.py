@@ -1,0 +1,135 @@
+"""`pharos train`: run a recipe."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pharos.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from pharos.train.events import Observer
+    from pharos.train.recipe import Recipe
+
+
+def train(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE.yaml", show_default=False, help="What to train.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", show_default=False, help="Changes to the recipe."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in the output.")
+    ] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show what the model would see, and train nothing.")
+    ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Log for TensorBoard too, into the output.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train what a recipe tells: a model, its data, its objective.
+
+    \b
+    Examples:
+      pharos train recipes/shakespeare_char_cpu.yaml
+      pharos train recipes/shakespeare_char_cpu.yaml output=runs/small training.steps=200
+      pharos train recipes/shakespeare_char_cpu.yaml --resume
+      pharos train recipes/shakespeare_char_cpu.yaml --preview
+      torchrun --nproc-per-node 2 -m pharos train recipes/wikitext_bpe_gpt.yaml parallel.data=2
+
+    Ctrl-C writes a checkpoint and ends the run; --resume goes on from it, exactly. Everything of a
+    run is under its output: checkpoints/, model/ (the result), metrics.jsonl, recipe.yaml and
+    report.html.
+    """
+    from pharos.cli.terminal import note, print_json, shown_path
+    from pharos.train.run import open_run
+
+    told = read_recipe_file(recipe, overrides or [])
+    if preview:
+        show_preview(told, as_json)
+        return
+    with open_run(told, resume=resume, say=note) as run:
+        if run.is_first:
+            write_recipe(told, run.output)
+        observers = observers_of(told, tensorboard) if run.is_first else []
+        is_complete = run.train(observers)
+        outcome = run.outcome(is_complete)
+    if not run.is_first:
+        return
+    if as_json:
+        print_json(outcome)
+    elif is_complete:
+        note(f"The model is in {shown_path(run.output / 'model')}")
+        note(f"The report is {shown_path(run.output / 'report.html')}")
+    else:
+        note(f"Stopped at step {outcome['step']}; go on with --resume.")
+    if not is_complete:
+        sys.exit(130)
+
+
+def read_recipe_file(path: Path, overrides: list[str]) -> "Recipe":
+    """The recipe in a YAML file, with `key=value` overrides. Raises TrainingError naming what is
+    wrong with it."""
+    from pharos.core import TrainingError
+    from pharos.train.recipe import read_recipe
+    from pharos.train.settings import override
+
+    raw = _yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(raw, dict):
+        raise TrainingError(f"{path} holds no keys; it must be a recipe, see docs/training.md")
+    for assignment in overrides:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"{assignment!r} is not KEY=VALUE, training.steps=100 say")
+        override(raw, key, _yaml(value, assignment))
+    return read_recipe(raw)
+
+
+def write_recipe(recipe: "Recipe", output: Path) -> None:
+    """As it was run: with every key, overrides included."""
+    import yaml
+
+    from pharos.train.recipe import plain
+
+    output.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True)
+    (output / "recipe.yaml").write_text(text, encoding="utf-8")
+
+
+def _yaml(text: str, where: str) -> Any:
+    import yaml
+
+    from pharos.core import TrainingError
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise TrainingError(f"{where} is not YAML: {error}") from error
+
+
+def observers_of(recipe: "Recipe", tensorboard: bool) -> "list[Observer]":
+    from pharos.cli.training_panel import TrainingPanel
+
+    observers: list[Observer] = [TrainingPanel()]
+    if tensorboard:
+        from pharos.train.tensorboard import TensorBoardLog
+
+        observers.append(TensorBoardLog(Path(recipe.output)))
+    return observers
+
+
+def show_preview(recipe: "Recipe", as_json: bool) -> None:
+    """What a batch of the recipe is, decoded, the supervised tokens coloured."""
+    from pharos.cli.terminal import print_json, results
+    from pharos.train.preview import preview, rendered
+
+    found = preview(recipe)
+    if as_json:
+        print_json(found.as_object())
+    else:
+        results().print(rendered(found))

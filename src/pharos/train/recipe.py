@@ -1,0 +1,255 @@
+"""A recipe: everything a run is told, as frozen dataclasses whose fields are the keys of the YAML.
+
+What can be found wrong without loading anything is found here: unknown keys, batches that cannot be
+dealt, sequences longer than the model, meshes larger than the world.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from pharos.core.errors import TrainingError
+from pharos.data.train_tokenizer import TokenizerConfig
+from pharos.models.config import ModelConfig
+from pharos.models.family import Task
+from pharos.models.load import family_of
+from pharos.train.loop import LoopConfig
+from pharos.train.optimizers import OptimizerConfig
+from pharos.train.parallel import ParallelConfig
+from pharos.train.schedules import ScheduleConfig
+from pharos.train.settings import read_settings
+
+DATA_VARIABLE = "PHAROS_DATA"
+DATA_FOLDER = "./data"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSection:
+    """One of three: `load` goes on from a folder (or a model's name); `config` is the content of a
+    `config.json`, to begin with fresh weights; `student_of` with `layers` begins with every so
+    manieth layer of a folder's model. `task` is the head (default: what the objective needs)."""
+
+    load: str | None = None
+    config: Mapping[str, Any] | None = None
+    student_of: str | None = None
+    layers: int | None = None
+    task: Task | None = None
+
+    def __post_init__(self) -> None:
+        given = [key for key in ("load", "config", "student_of") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"{' and '.join(given) or 'nothing'} given; name one of load (a folder), config "
+                "(the content of a config.json) and student_of (a teacher's folder)"
+            )
+        if (self.student_of is None) != (self.layers is None):
+            raise ValueError("student_of and layers belong together: the teacher, and how many")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerSection:
+    """`load` is a folder or a model's name (default: the one beside the model's weights); `train`
+    learns one from the training texts."""
+
+    load: str | None = None
+    train: TokenizerConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.load is not None and self.train is not None:
+            raise ValueError("load and train are both given; keep one of them")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceSection:
+    """`path` is a file or folder of documents of any kind that is parsed, plain text, JSON lines or
+    Parquet with a column `text`, or token shards. `weight` is its share in the mixture."""
+
+    path: str
+    weight: float = 1.0
+    text: str = "text"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MilestoneSection:
+    """From optimizer step `step` on, the sources have these weights."""
+
+    step: int
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextData:
+    """Texts, for language modelling. `packing` is how documents become rows: whole and kept apart
+    (`best_fit`, usual for causal_lm), end to end (`concat`), or as pairs for next sentence
+    prediction. `validation` is the share that is held out, or a path.
+    `clean` and `deduplicate` are steps on the way; `filter` drops documents of poor quality.
+    `milestones` change the weights of the sources on the way, in steps or linearly."""
+
+    sources: Mapping[str, SourceSection]
+    sequence_length: int
+    packing: Literal["concat", "best_fit", "sentence_pairs"] | None = None
+    validation: float | str = 0.05
+    clean: bool = True
+    deduplicate: bool = True
+    filter: bool = False
+    milestones: tuple[MilestoneSection, ...] = ()
+    change: Literal["step", "linear"] = "step"
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("sources is empty; name at least one")
+        if self.sequence_length < 2:
+            raise ValueError(f"sequence_length is {self.sequence_length}; it must be at least 2")
+        if isinstance(self.validation, float) and not 0 <= self.validation < 1:
+            raise ValueError(
+                f"validation is {self.validation}; it is a share, 0 (none) to below 1, or a path"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordData:
+    """Labelled records, for supervised objectives: JSON lines, CSV, TSV, Parquet (SQuAD's JSON for
+    questions). Columns have the names given here. `labels` are learned from the data unless given.
+    """
+
+    train: str
+    validation: float | str = 0.1
+    max_tokens: int = 256
+    stride: int = 128
+    text: str = "text"
+    text_b: str | None = None
+    label: str = "label"
+    words: str = "tokens"
+    tags: str = "tags"
+    labels: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleSection:
+    """What is generated at each evaluation, to be read."""
+
+    prompts: tuple[str, ...]
+    max_tokens: int = 100
+    temperature: float = 0.8
+    top_k: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """`output` is the folder that everything of the run is written to; `parallel` is how many
+    processes have what (default: each has rows of its own); `about` and `measured` are for readers:
+    what the recipe shows, and what it cost and came to."""
+
+    output: str
+    model: ModelSection
+    objective: Mapping[str, Any]
+    data: TextData | RecordData
+    training: LoopConfig
+    tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    parallel: ParallelConfig | None = None
+    sample: SampleSection | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = 0
+    about: str = ""
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}")
+        if "name" not in self.objective:
+            raise ValueError("objective has no name; causal_lm for example")
+
+
+def read_recipe(raw: Mapping[str, Any]) -> Recipe:
+    """Raises TrainingError for what breaks a rule, naming key, value and remedy."""
+    recipe = read_settings(Recipe, _expanded(raw))
+    _check_lengths(recipe)
+    return recipe
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """Equal for recipes that train the same weights, step by step."""
+    told = {
+        key: value
+        for key, value in asdict(recipe).items()
+        if key not in ("output", "about", "measured", "sample", "parallel", "device")
+    }
+    told["training"] = {k: v for k, v in told["training"].items() if k not in HARMLESS}
+    text = json.dumps(told, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def data_fingerprint(recipe: Recipe) -> str:
+    """Of the settings that prepared data depends on."""
+    told = [asdict(recipe.data), asdict(recipe.tokenizer), recipe.seed]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+HARMLESS = {
+    "workers",
+    "log_every",
+    "evaluate_every",
+    "evaluation_rows",
+    "checkpoint_every",
+    "keep",
+    "watch_for_spikes",
+    "check_first_step",
+    "micro_batch_size",
+    "activation_checkpointing",
+    "compile",
+}
+"""Keys of `training` that change nothing, or nothing but the order of sums, in what is trained."""
+
+
+def _check_lengths(recipe: Recipe) -> None:
+    """A sequence must fit the model, where the recipe itself tells how long those may be."""
+    data, raw = recipe.data, recipe.model.config
+    if raw is None:
+        return
+    config = model_config(raw)
+    key = "sequence_length" if isinstance(data, TextData) else "max_tokens"
+    length = data.sequence_length if isinstance(data, TextData) else data.max_tokens
+    most = getattr(config, "max_position_embeddings", None)
+    if most is not None and length > most:
+        name = config.RENAMED.get("max_position_embeddings", "max_position_embeddings")
+        raise TrainingError(
+            f"data.{key} is {length}, and the model has {most} positions; make it at most {most}, "
+            f"or model.config.{name} at least {length}"
+        )
+
+
+def model_config(raw: Mapping[str, Any]) -> ModelConfig:
+    """The sizes in a recipe. `vocab_size` may be left out: the tokenizer tells it."""
+    return family_of(raw.get("model_type")).config.from_hugging_face({"vocab_size": 1, **raw})
+
+
+def _expanded(value: Any) -> Any:
+    """With `$PHAROS_DATA` replaced, wherever it begins a text."""
+    if isinstance(value, Mapping):
+        return {key: _expanded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expanded(inner) for inner in value]
+    if isinstance(value, str) and value.startswith(f"${DATA_VARIABLE}"):
+        return os.environ.get(DATA_VARIABLE, DATA_FOLDER) + value.removeprefix(f"${DATA_VARIABLE}")
+    return value
+
+
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """As it may stand in a file: every key, also those that were left out."""
+    return _plain(recipe)  # type: ignore[no-any-return]
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "__dataclass_fields__"):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,441 @@
+"""From a recipe to a trained model.
+
+    with open_run(recipe, resume=False, say=print) as run:
+        run.train(observers)
+
+A run writes everything under its output: `data/` (tokens), the checkpoints, `metrics.jsonl`, and in
+the end `model/` and `report.html`. On several processes (started by torchrun) the first one prepares
+the data and writes; the others wait for it.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pharos.core.errors import TrainingError
+from pharos.core.nouns import SamplingParams
+from pharos.data.rows import Rows, row_generator
+from pharos.data.tokenizer import Tokenizer
+from pharos.models.describe import describe
+from pharos.models.family import Model, Task
+from pharos.models.generation import Generation
+from pharos.models.heads import CausalLM
+from pharos.models.load import new_model
+from pharos.models.resolve import find_model
+from pharos.train.activation_checkpoint import checkpoint_activations
+from pharos.train.checkpoint import Checkpoints, save_module
+from pharos.train.events import Observer
+from pharos.train.loader import Loader
+from pharos.train.loop import DTYPES, Trainer
+from pharos.train.metrics_log import METRICS_FILE, MetricsLog, read_metrics
+from pharos.train.objective import Batch, Objective
+from pharos.train.objectives import Vocabulary, new_objective
+from pharos.train.optimizers import make_optimizer
+from pharos.train.parallel import (
+    ParallelConfig,
+    PipelineRunner,
+    check_parallel,
+    load_whole,
+    open_mesh,
+    parallelize,
+    rows_group,
+)
+from pharos.train.ranks import Ranks
+from pharos.train.recipe import Recipe, TextData, data_fingerprint, fingerprint, model_config
+from pharos.train.record_data import record_data
+from pharos.train.report import write_report
+from pharos.train.runner import PipelinedRunner, Runner, ShardedRunner, StepRunner
+from pharos.train.schedules import Schedule
+from pharos.train.start import first_model
+from pharos.train.step import Step
+from pharos.train.text_data import Data, Preparation, text_data
+
+Say = Callable[[str], None]
+MODEL_FOLDER = "model"
+
+
+@contextmanager
+def open_run(recipe: Recipe, *, resume: bool, say: Say) -> Iterator["Run"]:
+    """A run that is ready to train, on this process or on all that torchrun started. Raises
+    TrainingError, before anything is loaded, for a recipe that cannot be."""
+    with processes(recipe) as ranks:
+        yield Run(recipe, resume=resume, say=say if ranks.is_first else _nothing, ranks=ranks)
+
+
+@contextmanager
+def processes(recipe: Recipe) -> Iterator[Ranks]:
+    """The process group of those that torchrun started, if it did."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Ranks(device=device_of(recipe))
+        return
+    device = device_of(recipe)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks.of_world(device)
+    finally:
+        dist.destroy_process_group()
+
+
+def device_of(recipe: Recipe) -> torch.device:
+    kind = recipe.device
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("device is cuda, and there is none; choose cpu, or auto")
+    return torch.device(kind, int(os.environ.get("LOCAL_RANK", "0")) if kind == "cuda" else None)
+
+
+class Run:
+    """A recipe with its data, model and optimizer in place."""
+
+    def __init__(self, recipe: Recipe, *, resume: bool, say: Say, ranks: Ranks) -> None:
+        self.recipe, self.say, self.ranks = recipe, say, ranks
+        self.output = Path(recipe.output)
+        self.is_first = ranks.is_first
+        self.parallel = recipe.parallel or ParallelConfig(data=ranks.processes)
+        self._check(resume)
+        torch.manual_seed(recipe.seed)
+        parts = Parts.of(recipe, say, self._first_alone)
+        self.data, self.tokenizer = parts.data, parts.tokenizer
+        self.objective = parts.objective
+        self.model = first_model(
+            recipe.model,
+            parts.task,
+            vocab_size=vocab_size_of(parts.tokenizer),
+            labels=parts.data.labels,
+            special_ids=special_ids_of(parts.tokenizer),
+            seed=recipe.seed,
+        )
+        self._check_model(parts.task)
+        self.task = parts.task
+        self.flops_per_token = 3 * flops_per_token(self.model, parts.task, recipe)
+        self.model.to(ranks.device)
+        self.trainer = self._trainer()
+        if resume and not self.trainer.resume():
+            say(f"There is no checkpoint in {self.output}; the run begins")
+        say(f"{parts.data.summary}; {count_parameters(self.model):,} parameters")
+
+    def train(self, observers: Sequence[Observer] = ()) -> bool:
+        """Take the steps that are left. Returns whether the run is complete; what it came to is
+        then in `model/` and `report.html`."""
+        if self.is_first:
+            self.trainer.observers = [MetricsLog(self.output), *observers]
+        is_complete = self.trainer.run()
+        if is_complete:
+            self._export()
+        if self.is_first:
+            write_report(self.output)
+        return is_complete
+
+    def outcome(self, is_complete: bool) -> dict[str, Any]:
+        """What `--json` prints: the last losses, and where things are."""
+        lines = read_metrics(self.output / METRICS_FILE)
+        evaluated = [line for line in lines if "val_loss" in line]
+        last = lines[-1] if lines else {}
+        return {
+            "complete": is_complete,
+            "step": self.trainer.step,
+            "train_loss": last.get("train_loss"),
+            "val_loss": evaluated[-1]["val_loss"] if evaluated else None,
+            "best_val_loss": min((line["val_loss"] for line in evaluated), default=None),
+            "tokens": self.trainer.tokens,
+            "tokens_per_second": last.get("tokens_per_second"),
+            "parameters": count_parameters(self.model),
+            "output": str(self.output),
+            "model": str(self.output / MODEL_FOLDER) if is_complete else None,
+        }
+
+    # -- before anything is loaded
+
+    def _check(self, resume: bool) -> None:
+        recipe, config = self.recipe, self.recipe.training
+        config.micro_batch(self.parallel.rows)
+        Schedule(recipe.schedule, steps=config.steps)
+        if recipe.model.config is not None:
+            check_parallel(
+                self.parallel,
+                world=self.ranks.processes,
+                model=model_config(recipe.model.config),
+                task=str(recipe.model.task or recipe.objective["name"]),
+                num_micro_batches=self._num_micro_batches(),
+            )
+        is_whole = self.parallel.world == self.parallel.data
+        for key in ("ema", "compile"):
+            if getattr(config, key) and not is_whole:
+                raise TrainingError(
+                    f"training.{key} is for models that each process has whole; leave it out, or "
+                    "set parallel.shard, tensor, pipeline and expert to 1"
+                )
+        if config.precision == "fp16" and self.parallel.pipeline > 1:
+            raise TrainingError("training.precision fp16 has no pipeline; choose bf16")
+        if not resume and Checkpoints(self.output / "checkpoints", config.keep).steps():
+            raise TrainingError(
+                f"{self.output} holds a run already; go on with --resume, name another output, or "
+                "remove it"
+            )
+
+    def _check_model(self, task: Task) -> None:
+        check_parallel(
+            self.parallel,
+            world=self.ranks.processes,
+            model=self.model.config,
+            task=task,
+            num_micro_batches=self._num_micro_batches(),
+        )
+
+    def _num_micro_batches(self) -> int:
+        config = self.recipe.training
+        micro = config.micro_batch(self.parallel.rows)
+        return config.batch_size // (micro * self.parallel.rows)
+
+    # -- the parts
+
+    def _trainer(self) -> Trainer:
+        recipe, config = self.recipe, self.recipe.training
+        runner, rows = self._runner()
+        micro = config.micro_batch(self.parallel.rows)
+
+        def batches(first_step: int) -> Loader:
+            return Loader(
+                self.data.stream,
+                self.objective,
+                rows_per_step=config.batch_size,
+                micro_batch_size=micro,
+                rank=rows.rank,
+                world=rows.world,
+                start_step=first_step,
+                workers=config.workers,
+                seed=recipe.seed,
+            )
+
+        validation = self.data.validation
+        return Trainer(
+            model=self.model,
+            objective=self.objective,
+            optimizer=make_optimizer(recipe.optimizer, runner.module),
+            schedule=Schedule(recipe.schedule, steps=config.steps),
+            config=config,
+            output=self.output,
+            batches=batches,
+            validation=(lambda: self._validation(validation, micro, rows)) if validation else None,
+            sample=self._sample if recipe.sample else None,
+            ranks=rows,
+            runner=runner,
+            flops_per_token=self.flops_per_token,
+            seed=recipe.seed,
+            save_beside=self._save_tokenizer,
+            fingerprint=fingerprint(recipe),
+            is_fresh=recipe.model.config is not None,
+        )
+
+    def _runner(self) -> tuple[Runner, Ranks]:
+        """Who computes gradients, and this process's place among those that have rows."""
+        config, parallel = self.recipe.training, self.parallel
+        dtype, how = DTYPES[config.precision], config.activation_checkpointing
+        step = Step(self.model, self.objective)
+        if self.ranks.processes == 1:
+            checkpoint_activations(self.model, how)
+            runner = StepRunner(step, self.model, dtype=dtype, is_compiled=config.compile)
+            return runner, self.ranks
+        mesh = open_mesh(parallel, self.ranks.device.type)
+        group = rows_group(mesh)
+        rows = replace(
+            self.ranks, rank=dist.get_rank(group), world=dist.get_world_size(group), group=group
+        )
+        if parallel.pipeline > 1:
+            pipeline = PipelineRunner(
+                self.model,
+                self.objective,
+                parallel,
+                mesh,
+                activation_checkpointing=how,
+                dtype=dtype,
+            )
+            return PipelinedRunner(pipeline, mesh), rows
+        module = parallelize(step, self.model, parallel, mesh, activation_checkpointing=how)
+        if parallel.world == parallel.data:
+            return StepRunner(module, self.model, dtype=dtype, is_compiled=config.compile), rows
+        return ShardedRunner(module, self.model, mesh, dtype=dtype), rows
+
+    def _validation(self, validation: Rows, micro: int, ranks: Ranks) -> Iterator[Batch]:
+        """Rows spread evenly over the set, the same each time, dealt to the ranks."""
+        wanted = self.recipe.training.evaluation_rows
+        count = len(validation) if wanted is None else min(wanted, len(validation))
+        count -= count % ranks.world if count >= ranks.world else 0
+        chosen = [i * len(validation) // count for i in range(count)][ranks.rank :: ranks.world]
+        for first in range(0, len(chosen), micro):
+            yield self.objective.collate(
+                [
+                    self.objective.example(
+                        validation.row(i, 0), row_generator("evaluation", self.recipe.seed, i)
+                    )
+                    for i in chosen[first : first + micro]
+                ]
+            )
+
+    def _sample(self, model: nn.Module) -> tuple[str, ...]:
+        section, tokenizer = self.recipe.sample, self.tokenizer
+        if section is None or tokenizer is None or not isinstance(model, CausalLM):
+            return ()
+        prompts = [tokenizer.encode(prompt) for prompt in section.prompts]
+        room = (model.body.max_positions or sys.maxsize) - max(map(len, prompts))
+        params = SamplingParams(
+            max_tokens=min(section.max_tokens, room),
+            temperature=section.temperature,
+            top_k=section.top_k,
+            seed=self.recipe.seed,
+        )
+        written: list[list[int]] = [list(prompt) for prompt in prompts]
+        for token in Generation(model, prompts, params, eos_ids=tokenizer.eos_ids):
+            written[token.sequence].append(token.id)
+        return tuple(tokenizer.decode(ids) for ids in written)
+
+    # -- files
+
+    def _first_alone(self, make: Callable[[], Any]) -> Any:
+        """Made by the first process; then by the others, which find it done."""
+        made = make() if self.is_first else None
+        self.ranks.barrier()
+        return made if self.is_first else make()
+
+    def _save_tokenizer(self, folder: Path) -> None:
+        if self.tokenizer is not None:
+            self.tokenizer.save(folder)
+
+    def _export(self) -> None:
+        """The result: with averaged weights, if there are."""
+        if not self.is_first:
+            return
+        folder = self.output / MODEL_FOLDER
+        folder.mkdir(exist_ok=True)
+        model = self.model
+        if self.trainer.runner.is_sharded:
+            model = new_model(self.model.config.to_hugging_face(), self.task)
+            load_whole(self.trainer.checkpoints.path(self.trainer.step), model)
+        with self.trainer.averaged():
+            save_module(model, folder)
+        self._save_tokenizer(folder)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """What a run needs beside the model."""
+
+    tokenizer: Tokenizer | None
+    objective: Objective
+    task: Task
+    data: Data
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, say: Say, first_alone: Callable[[Callable[[], Any]], Any]
+    ) -> "Parts":
+        """Prepared by the first process; the others find its files."""
+        return first_alone(lambda: cls._made(recipe, say))  # type: ignore[no-any-return]
+
+    @classmethod
+    def _made(cls, recipe: Recipe, say: Say) -> "Parts":
+        data, name = recipe.data, str(recipe.objective["name"])
+        folder = Path(recipe.output) / "data"
+        if isinstance(data, TextData):
+            _check_same_data(recipe, folder)
+            preparation = Preparation(
+                data, folder, seed=recipe.seed, say=say, workers=recipe.training.workers
+            )
+            tokenizer = _tokenizer(recipe, preparation)
+            objective = _objective(recipe, tokenizer)
+            packing = data.packing or _usual_packing(objective)
+            found = text_data(
+                data,
+                tokenizer,
+                preparation,
+                row_length=objective.row_length(data.sequence_length),
+                packing=packing,
+                rows_per_step=recipe.training.batch_size,
+            )
+        else:
+            tokenizer = _tokenizer(recipe, None)
+            objective = _objective(recipe, tokenizer)
+            found = record_data(data, name, tokenizer, seed=recipe.seed)
+        return cls(tokenizer=tokenizer, objective=objective, task=objective.task, data=found)
+
+
+def _tokenizer(recipe: Recipe, preparation: Preparation | None) -> Tokenizer:
+    """As the recipe tells; else the one beside the weights that the run begins with."""
+    section = recipe.tokenizer
+    if section.train is not None:
+        if preparation is None:
+            raise TrainingError(
+                "tokenizer.train learns from data.sources, and there are none; name a folder with "
+                "tokenizer.load"
+            )
+        return preparation.tokenizer(section.train)
+    name = section.load or recipe.model.load or recipe.model.student_of
+    if name is None:
+        raise TrainingError(
+            "the recipe names no tokenizer; give tokenizer.load a folder, or tokenizer.train a kind"
+        )
+    return Tokenizer.load(find_model(name).path)
+
+
+def _objective(recipe: Recipe, tokenizer: Tokenizer) -> Any:
+    keys = {key: value for key, value in recipe.objective.items() if key != "name"}
+    return new_objective(recipe.objective["name"], keys, Vocabulary.of(tokenizer))
+
+
+def _usual_packing(objective: Any) -> str:
+    """Documents kept apart where the objective can; else one after the other."""
+    if objective.task == "causal_lm":
+        return "best_fit"
+    return "sentence_pairs" if objective.task == "pretraining" else "concat"
+
+
+def _check_same_data(recipe: Recipe, folder: Path) -> None:
+    """What lies in the folder must have been made by this recipe."""
+    path = folder / "settings"
+    found = data_fingerprint(recipe)
+    if path.is_file() and path.read_text() != found:
+        raise TrainingError(
+            f"{folder} holds data that was made by other settings (data or tokenizer); name another "
+            "output, or remove the folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(found)
+
+
+def vocab_size_of(tokenizer: Tokenizer) -> int:
+    return tokenizer.vocab_size
+
+
+def special_ids_of(tokenizer: Tokenizer) -> dict[str, int | None]:
+    """As a `config.json` names them."""
+    roles: dict[str, int | None] = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
+    return {name: id_ for name, id_ in roles.items() if id_ is not None}
+
+
+def flops_per_token(model: Model, task: Task, recipe: Recipe) -> float:
+    """Of a forward pass, on average over the tokens of a row."""
+    data = recipe.data
+    length = data.sequence_length if isinstance(data, TextData) else data.max_tokens
+    return float(describe(model, task).flops_per_token(max(1, length // 2)))
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _nothing(text: str) -> None:
+    pass

@@ -1,0 +1,243 @@
+"""A recipe's texts as token shards, and these as the rows that a run reads.
+
+    sources ─ corpus (parse, clean, deduplicate, filter) ─ tokenizer ─ shards ─ rows ─ mixture
+
+What was made stays in the run's folder, under `data/`, and is used again by a run that resumes. A
+source may be token shards already (`pharos corpus build`): then nothing is made.
+"""
+
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+
+from pharos.core.errors import TrainingError
+from pharos.data.mixing import Milestone, Mixture, Schedule
+from pharos.data.packing import BestFitRows, ConcatRows
+from pharos.data.rows import Row, Rows, Stream, row_generator
+from pharos.data.sentence_pairs import SentencePairs, SentenceTokens
+from pharos.data.shard_index import INDEX
+from pharos.data.shards import Shards, split
+from pharos.data.tokenize_corpus import tokenize_texts
+from pharos.data.tokenizer import Tokenizer
+from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
+from pharos.train.recipe import SourceSection, TextData
+
+Say = Callable[[str], None]
+TOKENIZER_FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """What a run reads: its stream, the rows it is evaluated on (None: none), and what is said of
+    them at the start. `labels` are the names of the classes, where there are any."""
+
+    stream: Stream
+    validation: Rows | None
+    summary: str
+    labels: tuple[str, ...] | None = None
+
+
+class Texts:
+    """The documents of one source after cleaning, kept as JSON lines: they are walked once for the
+    tokenizer and once for the tokens."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __iter__(self) -> Iterator[str]:
+        with self.path.open(encoding="utf-8") as file:
+            for line in file:
+                yield json.loads(line)
+
+    def write(self, texts: Iterable[str]) -> None:
+        """The file takes its name once it is whole."""
+        part = self.path.with_name(self.path.name + ".part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(text, ensure_ascii=False) + "\n" for text in texts)
+        part.replace(self.path)
+
+
+class Preparation:
+    """Makes the data of a run, in `folder`. What is there already was made by the same settings:
+    another recipe's is refused."""
+
+    def __init__(self, data: TextData, folder: Path, *, seed: int, say: Say, workers: int) -> None:
+        self.data, self.folder, self.seed = data, folder, seed
+        self.say, self.workers = say, max(1, workers)
+
+    def tokenizer(self, config: TokenizerConfig) -> Tokenizer:
+        """One learned from the training texts of all sources."""
+        folder = self.folder / "tokenizer"
+        if not (folder / TOKENIZER_FILE).is_file():
+            texts = [self.texts(name) for name in self.data.sources]
+            self.say(f"Learning a tokenizer ({config.kind}) from the texts")
+            train_tokenizer(Chain(texts), config).save(folder)
+        return Tokenizer.load(folder)
+
+    def texts(self, name: str) -> Texts:
+        source = self.data.sources[name]
+        texts = Texts(self.folder / f"{name}.texts.jsonl")
+        if not texts.path.is_file():
+            self.say(f"Reading {name}: {source.path}")
+            texts.write(read_texts(source, self.data, self.workers))
+        return texts
+
+    def shards(self, name: str, tokenizer: Tokenizer) -> Shards:
+        source = self.data.sources[name]
+        if is_shards(Path(source.path)):
+            shards = Shards.open(source.path)
+            shards.require_tokenizer(tokenizer)
+            return shards
+        folder = self.folder / name
+        if is_shards(folder):
+            return Shards.open(folder)
+        texts = self.texts(name)
+        self.say(f"Tokenizing {name}")
+        return tokenize_texts(texts, tokenizer, folder, workers=self.workers)
+
+
+def read_texts(source: SourceSection, data: TextData, workers: int) -> Iterator[str]:
+    path = Path(source.path)
+    for file in sorted(path.rglob("*.txt")) if path.is_dir() else [path]:
+        yield file.read_text(encoding="utf-8")
+
+
+class Chain:
+    """Several texts one after the other; can be walked again and again."""
+
+    def __init__(self, parts: Iterable[Iterable[str]]) -> None:
+        self.parts = list(parts)
+
+    def __iter__(self) -> Iterator[str]:
+        for part in self.parts:
+            yield from part
+
+
+def text_data(
+    data: TextData,
+    tokenizer: Tokenizer,
+    preparation: Preparation,
+    *,
+    row_length: int,
+    packing: str,
+    rows_per_step: int,
+) -> Data:
+    """The stream and the validation rows of a recipe's texts, cut into rows of `row_length`."""
+    training: dict[str, Rows] = {}
+    held_out: list[Rows] = []
+    lines: list[str] = []
+    for name in data.sources:
+        if packing == "sentence_pairs":
+            parts = _pairs(preparation, name, tokenizer, row_length)
+        else:
+            parts = _rows(preparation, name, tokenizer, row_length, packing)
+        training[name] = parts[0]
+        held_out += [parts[1]] if parts[1] is not None else []
+        lines.append(f"{name}: {len(parts[0]):,} rows")
+    if isinstance(data.validation, str):
+        held_out = [_validation_rows(preparation, tokenizer, row_length, packing)]
+    stream = Mixture(training, _schedule(data, rows_per_step), preparation.seed)
+    return Data(
+        stream=stream,
+        validation=Joined(held_out) if held_out else None,
+        summary=", ".join(lines),
+    )
+
+
+def _rows(
+    preparation: Preparation, name: str, tokenizer: Tokenizer, row_length: int, packing: str
+) -> tuple[Rows, Rows | None]:
+    shards = preparation.shards(name, tokenizer)
+    share = preparation.data.validation
+    if isinstance(share, str) or share == 0:
+        return packed(shards, row_length, packing, preparation.seed), None
+    kept, held_out = split(shards, share, seed=preparation.seed)
+    return (
+        packed(kept, row_length, packing, preparation.seed),
+        packed(held_out, row_length, packing, preparation.seed),
+    )
+
+
+def packed(shards: Shards, row_length: int, packing: str, seed: int) -> Rows:
+    if packing == "concat":
+        return ConcatRows(shards, row_length, seed=seed)
+    return BestFitRows(shards, row_length)
+
+
+def _pairs(
+    preparation: Preparation, name: str, tokenizer: Tokenizer, row_length: int
+) -> tuple[Rows, Rows | None]:
+    texts = list(preparation.texts(name))
+    share = preparation.data.validation
+    count = 0 if isinstance(share, str) else round(share * len(texts))
+    held_out = set(row_generator("split", preparation.seed).permutation(len(texts))[:count])
+    kept = [text for i, text in enumerate(texts) if i not in held_out]
+    validation = [text for i, text in enumerate(texts) if i in held_out]
+    return (
+        _pair_rows(kept, tokenizer, row_length, preparation.seed),
+        _pair_rows(validation, tokenizer, row_length, preparation.seed) if validation else None,
+    )
+
+
+def _pair_rows(texts: Iterable[str], tokenizer: Tokenizer, row_length: int, seed: int) -> Rows:
+    return SentencePairs(SentenceTokens.of_texts(texts, tokenizer), row_length, seed=seed)
+
+
+def _validation_rows(
+    preparation: Preparation, tokenizer: Tokenizer, row_length: int, packing: str
+) -> Rows:
+    data = preparation.data
+    assert isinstance(data.validation, str)
+    own = Preparation(
+        replace(data, sources={"validation": SourceSection(path=data.validation)}, validation=0.0),
+        preparation.folder,
+        seed=preparation.seed,
+        say=preparation.say,
+        workers=preparation.workers,
+    )
+    if packing == "sentence_pairs":
+        return _pairs(own, "validation", tokenizer, row_length)[0]
+    return _rows(own, "validation", tokenizer, row_length, packing)[0]
+
+
+class Joined:
+    """The rows of several sets, one set after the other."""
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self.parts = parts
+        self.ends = list(accumulate(len(part) for part in parts))
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def row(self, index: int, epoch: int) -> Row:
+        part = bisect_right(self.ends, index)
+        before = self.ends[part - 1] if part else 0
+        return self.parts[part].row(index - before, epoch)
+
+
+def _schedule(data: TextData, rows_per_step: int) -> Schedule:
+    """The recipe's milestones, which count steps, by rows."""
+    weights = {name: source.weight for name, source in data.sources.items()}
+    milestones = [Milestone(at=0, weights=weights)]
+    for section in data.milestones:
+        for name in section.weights:
+            if name not in data.sources:
+                raise TrainingError(
+                    f"data.milestones names {name!r}, which is no source; there are "
+                    f"{', '.join(data.sources)}"
+                )
+        at = section.step * rows_per_step
+        milestones = [one for one in milestones if one.at != at]
+        milestones.append(
+            Milestone(at=at, weights={**dict.fromkeys(weights, 0.0), **section.weights})
+        )
+    return Schedule(milestones, data.change)
+
+
+def is_shards(path: Path) -> bool:
+    return (path / INDEX).is_file()
