@@ -55,6 +55,18 @@ def test_the_fast_way_finds_the_same_codes_as_comparing_with_every_value(signed:
 
 
 @BOTH
+def test_the_fast_way_is_exact_about_the_middle_between_two_values(signed: bool) -> None:
+    values = dynamic_map(signed=signed)
+    middle = (values[:-1] + values[1:]) / 2
+    one = torch.ones(1)
+    numbers = (middle.nextafter(-one), middle, middle.nextafter(one), one)
+    codes, _ = quantize(torch.cat(numbers)[None], signed=signed)
+    below, at, above, _ = codes[0].int().split([255, 255, 255, 1])
+    assert below.tolist() == at.tolist() == list(range(255))
+    assert above.tolist() == list(range(1, 256))
+
+
+@BOTH
 @pytest.mark.parametrize("seed", range(3))
 def test_the_error_is_at_most_half_the_distance_of_neighbouring_values(
     signed: bool, seed: int

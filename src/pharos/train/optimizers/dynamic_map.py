@@ -37,18 +37,32 @@ def _values(device: torch.device, signed: bool) -> Tensor:
 
 
 @lru_cache
-def _midpoints(device: torch.device, signed: bool) -> Tensor:
+def _lookup(device: torch.device, signed: bool) -> tuple[Tensor, Tensor]:
+    """By the upper 16 bits of a float32, the code of the lowest number that begins with them; and
+    by code, above which number the next one is nearer.
+
+    Numbers that begin alike differ by less than two values of the map do, so of the lowest one's
+    code and the next, one is right.
+    """
     values = dynamic_map(signed=signed)
-    return ((values[:-1] + values[1:]) / 2).to(device)
+    midpoints = (values[:-1] + values[1:]) / 2
+    beginnings = torch.arange(-(2**15), 2**15, dtype=torch.int32)
+    rest = torch.where(beginnings < 0, 2**16 - 1, 0).int()  # that makes a negative number lowest
+    lowest = ((beginnings << 16) | rest).view(torch.float32)
+    codes = torch.bucketize(lowest, midpoints, out_int32=True)
+    limits = torch.cat((midpoints, torch.tensor([torch.inf])))
+    return codes.to(device), limits.to(device)
 
 
 def quantize(x_NC: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
     """Codes `[N, C]` in uint8, and the scale of each block `[N, 1]`. Where there is a NaN or an
     infinity, the scale tells: such a block does not come back as numbers."""
+    codes_of, limits = _lookup(x_NC.device, signed)
     scale_N1 = x_NC.abs().amax(dim=1, keepdim=True)
-    unit_NC = x_NC / scale_N1.clamp(min=torch.finfo(torch.float32).tiny)
-    codes_NC = torch.bucketize(unit_NC, _midpoints(x_NC.device, signed), out_int32=True)
-    return codes_NC.to(torch.uint8), scale_N1
+    unit = (x_NC / scale_N1.clamp(min=torch.finfo(torch.float32).tiny)).flatten()
+    codes = codes_of.index_select(0, (unit.view(torch.int32) >> 16).add_(2**15))
+    codes += unit > limits.index_select(0, codes)
+    return codes.to(torch.uint8).view(x_NC.shape), scale_N1
 
 
 def quantize_plain(x_NC: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
