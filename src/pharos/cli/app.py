@@ -15,14 +15,17 @@ import typer
 from pharos import __version__
 from pharos.cli.ask import ask
 from pharos.cli.chat import chat
+from pharos.cli.corpus import corpus
 from pharos.cli.demo import demo
 from pharos.cli.doctor import doctor
 from pharos.cli.generate import generate
 from pharos.cli.ingest import ingest
 from pharos.cli.library import library
 from pharos.cli.models import models
+from pharos.cli.plan import plan
 from pharos.cli.search import search
 from pharos.cli.tokenizer import tokenizer
+from pharos.cli.train import train
 from pharos.core import PharosError
 
 app = typer.Typer(
@@ -35,11 +38,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, ingest, search, generate, chat):
+for command in (ask, ingest, search, generate, chat, train):
     app.command()(command)
 app.add_typer(library)
 app.add_typer(models)
 app.add_typer(tokenizer)
+app.add_typer(corpus)
+app.add_typer(plan)
 app.command()(doctor)
 app.command()(demo)
 

@@ -33,7 +33,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from rensa import RMinHash
 
 NUM_PERM = 128
 NUM_SIEVE = 16
@@ -54,6 +53,8 @@ def content_hash(text: str) -> str:
 def signature(text: str) -> bytes:
     """128 32-bit numbers, little-endian; empty for a text of fewer than 50 words, of which only
     exact duplicates can be told. Stable across processes and versions of Python."""
+    from rensa import RMinHash  # a machine that only trains does without
+
     words = _WORD.findall(text.casefold())
     if len(words) < MIN_WORDS:
         return b""

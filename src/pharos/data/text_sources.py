@@ -21,7 +21,6 @@ from typing import IO, Literal, get_args
 
 from pharos.core import DocumentError
 from pharos.data.discover import SourceFile, discover
-from pharos.data.parsing import parse
 from pharos.data.workers import run_isolated
 
 Division = Literal["file", "line", "paragraph"]
@@ -108,6 +107,8 @@ def _reader_of(path: Path) -> Reader | None:
 
 
 def _parse(file: SourceFile) -> str:
+    from pharos.data.parsing import parse  # a machine that only trains has no parsers
+
     return parse(file.path, source=file.source).text
 
 
