@@ -70,6 +70,15 @@ def test_labels_are_numbers_where_no_names_are_given() -> None:
         TextRows([{"text": "a", "label": "x"}], WORDPIECE, max_tokens=9, labels=None)
 
 
+def test_several_labels_are_each_one_or_zero() -> None:
+    records = [{"text": "a", "label": ["z", "x"]}, {"text": "a", "label": []}]
+    rows = TextRows(records, WORDPIECE, max_tokens=9, labels=["x", "y", "z"])
+    assert rows.row(0, epoch=0)["label"].tolist() == [1, 0, 1]
+    assert rows.row(1, epoch=0)["label"].tolist() == [0, 0, 0]
+    with pytest.raises(TrainingError, match="label is a list in some records only"):
+        TextRows([*records, {"text": "a", "label": "x"}], WORDPIECE, max_tokens=9, labels=["x"])
+
+
 def test_label_names_are_in_an_order_that_does_not_depend_on_the_records() -> None:
     assert label_names([{"y": 10}, {"y": 9}, {"y": 10}], "y") == ["9", "10"]
     assert label_names([{"y": "b"}, {"y": "a"}], "y") == ["a", "b"]

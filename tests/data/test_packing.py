@@ -17,7 +17,7 @@ ROW = st.integers(2, 24)
 def numbered(lengths: Sequence[int]) -> TokenArrays:
     """Documents in which no two tokens are alike."""
     ends = np.cumsum([0, *lengths])
-    return TokenArrays(np.arange(ends[i], ends[i + 1]) for i in range(len(lengths)))
+    return TokenArrays.of_documents(np.arange(ends[i], ends[i + 1]) for i in range(len(lengths)))
 
 
 def one_by_one(lengths: Sequence[int], capacity: int) -> list[int]:

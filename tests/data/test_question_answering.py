@@ -85,26 +85,20 @@ def test_squad_and_records_give_the_same_questions(tmp_path: Path) -> None:
     ]
     squad = {"data": [{"title": "P", "paragraphs": [{"context": CONTEXT, "qas": qas}]}]}
     (tmp_path / "a.json").write_text(json.dumps(squad))
-    columns = [
-        {"text": ["Ptolemy", "it"], "answer_start": [99, 113]},
-        {"text": [], "answer_start": []},
+    lists: list[dict[str, object]] = [
+        {"answers": {"text": ["Ptolemy", "it"], "answer_start": [99, 113]}},
+        {"answers": {"text": [], "answer_start": []}},
     ]
-    records = [
-        {"id": qa["id"], "question": qa["question"], "context": CONTEXT, "answers": found}
-        for qa, found in zip(qas, columns, strict=True)
+    flat: list[dict[str, object]] = [
+        {"answer": "Ptolemy", "answer_start": 99},
+        {"answer": None},
     ]
-    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
-    flat = [
-        {
-            "id": "1",
-            "question": "who built it?",
-            "context": CONTEXT,
-            "answer": "Ptolemy",
-            "answer_start": 99,
-        },
-        {"id": "2", "question": "who fell?", "context": CONTEXT, "answer": None},
-    ]
-    (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, flat)))
+    for name, columns in (("a.jsonl", lists), ("b.jsonl", flat)):
+        records = [
+            {"id": qa["id"], "question": qa["question"], "context": CONTEXT, **found}
+            for qa, found in zip(qas, columns, strict=True)
+        ]
+        (tmp_path / name).write_text("\n".join(map(json.dumps, records)))
     expected = read_questions(tmp_path / "a.json")
     assert [question.answer for question in expected] == ["Ptolemy", None]
     assert read_questions(tmp_path / "a.jsonl") == read_questions(tmp_path / "b.jsonl") == expected

@@ -19,7 +19,9 @@ def numbered(documents: Sequence[Sequence[int]]) -> SentenceTokens:
     """Documents of sentences of these lengths, in which no two tokens are alike."""
     lengths = [length for document in documents for length in document]
     ends = np.cumsum([0, *lengths])
-    sentences = TokenArrays(np.arange(ends[i], ends[i + 1]) for i in range(len(lengths)))
+    sentences = TokenArrays.of_documents(
+        np.arange(ends[i], ends[i + 1]) for i in range(len(lengths))
+    )
     return SentenceTokens(sentences, np.cumsum([0, *map(len, documents)]))
 
 

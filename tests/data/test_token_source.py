@@ -7,7 +7,7 @@ from pharos.data.token_source import TokenArrays
 
 @given(st.lists(st.lists(st.integers(0, 70_000), max_size=5), max_size=8))
 def test_documents_stand_one_after_another(documents: list[list[int]]) -> None:
-    source = TokenArrays(documents)
+    source = TokenArrays.of_documents(documents)
     assert source.num_documents == len(documents)
     assert source.lengths.tolist() == [len(document) for document in documents]
     assert [source.document(i).tolist() for i in range(len(documents))] == documents
@@ -16,6 +16,6 @@ def test_documents_stand_one_after_another(documents: list[list[int]]) -> None:
 
 
 def test_a_source_may_be_empty() -> None:
-    source = TokenArrays([])
+    source = TokenArrays.of_documents([])
     assert source.num_documents == source.num_tokens == len(source.lengths) == 0
     assert source.tokens(0, 10).dtype == np.int32

@@ -58,13 +58,13 @@ class Counting:
 def mixture() -> Stream:
     generator = np.random.default_rng(0)
     documents = [generator.integers(0, 999, size=int(n)) for n in generator.integers(1, 40, 60)]
-    source = TokenArrays(documents)
+    source = TokenArrays.of_documents(documents)
     schedule = Schedule(
         [Milestone(at=0, weights={"a": 1}), Milestone(at=20, weights={"a": 1, "b": 1})], "linear"
     )
     rows = {
         "a": ConcatRows(source, 16, seed=1),
-        "b": ConcatRows(TokenArrays(documents[::-1]), 16, seed=1),
+        "b": ConcatRows(TokenArrays.of_documents(documents[::-1]), 16, seed=1),
     }
     return Mixture(rows, schedule, seed=1)
 
@@ -229,7 +229,7 @@ def test_an_epoch_through_the_loader_has_every_token_once() -> None:
     generator = np.random.default_rng(1)
     lengths = generator.integers(1, 30, size=40)
     ends = np.cumsum([0, *lengths])
-    source = TokenArrays(np.arange(ends[i], ends[i + 1]) for i in range(40))
+    source = TokenArrays.of_documents(np.arange(ends[i], ends[i + 1]) for i in range(40))
     rows = BestFitRows(source, 16)
     loader = Loader(
         Shuffled(rows, 3), Noted(), rows_per_step=len(rows), micro_batch_size=len(rows), workers=2

@@ -37,7 +37,8 @@ class TextRows:
     """Sequence classification: `{"ids", "token_types", "label"}`. With `text_b` a row is a pair of
     texts (premise and hypothesis, say). Too long a pair loses the end of its longer text.
 
-    A label is its place in `labels`; with None it is a number, to be predicted as such."""
+    A label is its place in `labels`; a list of labels, which may be empty, is for each of `labels`
+    1 or 0. With None, a label is a number, to be predicted as such."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class TextRows:
         self._texts = [text_column(record, text, n) for n, record in enumerate(records)]
         self._texts_b = text_b and [text_column(r, text_b, n) for n, r in enumerate(records)]
         values = [column(record, label, n) for n, record in enumerate(records)]
-        self._labels = _numbers(values, label) if labels is None else _ids(values, label, labels)
+        self._labels = _label_array(values, label, labels)
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -227,6 +228,21 @@ def _ids(values: Sequence[Any], name: str, labels: Sequence[str]) -> np.ndarray[
                 "it to the labels"
             )
     return np.array([numbers[str(value)] for value in values], dtype=np.int32)
+
+
+def _label_array(
+    values: Sequence[Any], name: str, labels: Sequence[str] | None
+) -> np.ndarray[Any, Any]:
+    if labels is None:
+        return _numbers(values, name)
+    if not any(isinstance(value, list) for value in values):
+        return _ids(values, name, labels)
+    if not all(isinstance(value, list) for value in values):
+        raise TrainingError(f"{name} is a list in some records only; make it one in all of them")
+    hot = np.zeros((len(values), len(labels)), dtype=np.float32)
+    for line, value in zip(hot, values, strict=True):
+        line[_ids(value, name, labels)] = 1
+    return hot
 
 
 def _numbers(values: Sequence[Any], name: str) -> np.ndarray[Any, Any]:

@@ -12,6 +12,7 @@ epoch (it is, in others), and there are no rows shortened on purpose; a document
 short anyway.
 """
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -40,15 +41,16 @@ class SentenceTokens:
     @classmethod
     def of_texts(cls, texts: Iterable[str], tokenizer: Tokenizer) -> "SentenceTokens":
         """Without special tokens."""
-        sentences: list[list[int]] = []
-        first = [0]
+        tokens, lengths, first = array("i"), array("q"), array("q", [0])
         for text in texts:
             spans = split_sentences(text)
             parts = [text[start:end] for start, end in spans]
             encoded = tokenizer.encode_batch(parts, add_special_tokens=False)
-            sentences += [ids for ids in encoded if ids]
-            first.append(len(sentences))
-        return cls(TokenArrays(sentences), np.array(first, dtype=np.int64))
+            for ids in filter(None, encoded):
+                tokens.extend(ids)
+                lengths.append(len(ids))
+            first.append(len(lengths))
+        return cls(TokenArrays(np.array(tokens), np.array(lengths)), np.array(first))
 
 
 class SentencePairs:

@@ -3,8 +3,8 @@
 `Shards` (memory-mapped files) is the one for training; `TokenArrays` holds everything in memory.
 """
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,17 @@ class TokenSource(Protocol):
 
 
 class TokenArrays:
-    """A `TokenSource` in memory."""
+    """A `TokenSource` in memory: all tokens, and the length of each document."""
 
-    def __init__(self, documents: Iterable[Iterable[int] | NDArray[np.integer[Any]]]) -> None:
+    def __init__(self, tokens: NDArray[np.integer[Any]], lengths: NDArray[np.integer[Any]]) -> None:
+        self._tokens = tokens
+        self._ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+    @classmethod
+    def of_documents(cls, documents: Iterable[Sequence[int] | NDArray[np.integer[Any]]]) -> Self:
         arrays = [np.asarray(document, dtype=np.int32) for document in documents]
-        self._tokens = np.concatenate([np.empty(0, dtype=np.int32), *arrays])
-        self._ends = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
+        tokens = np.concatenate([np.empty(0, dtype=np.int32), *arrays])
+        return cls(tokens, np.array([len(array) for array in arrays], dtype=np.int64))
 
     @property
     def num_documents(self) -> int:
