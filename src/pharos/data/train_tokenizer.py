@@ -45,7 +45,7 @@ SPECIAL_TOKENS: dict[Kind, dict[SpecialRole, str]] = {
         "sep": "[SEP]",
         "mask": "[MASK]",
     },
-    "unigram": {"unk": "<unk>", "bos": "<s>", "eos": "</s>"},
+    "unigram": {"unk": "<unk>", "bos": "<s>", "eos": "</s>", "pad": "<pad>"},
     "characters": {},
 }
 NUM_BYTES = 256

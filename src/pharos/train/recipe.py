@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pharos.core.errors import TrainingError
+from pharos.data.text_sources import Division
 from pharos.data.train_tokenizer import TokenizerConfig
 from pharos.models.config import ModelConfig
 from pharos.models.family import Task
@@ -65,12 +66,14 @@ class TokenizerSection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceSection:
-    """`path` is a file or folder of documents of any kind that is parsed, plain text, JSON lines or
-    Parquet with a column `text`, or token shards. `weight` is its share in the mixture."""
+    """`path` is a file or folder: of documents of any kind that is parsed, plain text (each file,
+    line or paragraph a document, by `division`), JSON lines or Parquet with a column `text`; or
+    token shards. `weight` is its share in the mixture."""
 
     path: str
     weight: float = 1.0
     text: str = "text"
+    division: Division = "file"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -56,7 +56,7 @@ from pharos.train.runner import PipelinedRunner, Runner, ShardedRunner, StepRunn
 from pharos.train.schedules import Schedule
 from pharos.train.start import first_model
 from pharos.train.step import Step
-from pharos.train.text_data import Data, Preparation, text_data
+from pharos.train.text_data import TOKENIZER_FILE, Data, Preparation, text_data
 
 Say = Callable[[str], None]
 MODEL_FOLDER = "model"
@@ -384,7 +384,8 @@ def _tokenizer(recipe: Recipe, preparation: Preparation | None) -> Tokenizer:
         raise TrainingError(
             "the recipe names no tokenizer; give tokenizer.load a folder, or tokenizer.train a kind"
         )
-    return Tokenizer.load(find_model(name).path)
+    is_folder = (Path(name) / TOKENIZER_FILE).is_file()
+    return Tokenizer.load(Path(name) if is_folder else find_model(name).path)
 
 
 def _objective(recipe: Recipe, tokenizer: Tokenizer) -> Any:

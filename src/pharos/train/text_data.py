@@ -14,12 +14,15 @@ from itertools import accumulate
 from pathlib import Path
 
 from pharos.core.errors import TrainingError
+from pharos.data.corpus import NEAR_THRESHOLD, CorpusConfig, CorpusReport, corpus_texts
 from pharos.data.mixing import Milestone, Mixture, Schedule
 from pharos.data.packing import BestFitRows, ConcatRows
+from pharos.data.quality import QualityConfig
 from pharos.data.rows import Row, Rows, Stream, row_generator
 from pharos.data.sentence_pairs import SentencePairs, SentenceTokens
 from pharos.data.shard_index import INDEX
 from pharos.data.shards import Shards, split
+from pharos.data.text_sources import SourceConfig, TextSource
 from pharos.data.tokenize_corpus import tokenize_texts
 from pharos.data.tokenizer import Tokenizer
 from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -83,7 +86,7 @@ class Preparation:
         texts = Texts(self.folder / f"{name}.texts.jsonl")
         if not texts.path.is_file():
             self.say(f"Reading {name}: {source.path}")
-            texts.write(read_texts(source, self.data, self.workers))
+            texts.write(read_texts(source, self.data, self.workers, self.say))
         return texts
 
     def shards(self, name: str, tokenizer: Tokenizer) -> Shards:
@@ -100,10 +103,27 @@ class Preparation:
         return tokenize_texts(texts, tokenizer, folder, workers=self.workers)
 
 
-def read_texts(source: SourceSection, data: TextData, workers: int) -> Iterator[str]:
-    path = Path(source.path)
-    for file in sorted(path.rglob("*.txt")) if path.is_dir() else [path]:
-        yield file.read_text(encoding="utf-8")
+def read_texts(source: SourceSection, data: TextData, workers: int, say: Say) -> Iterator[str]:
+    """The texts of a source that are kept; what was left out is said."""
+    config = SourceConfig(text_field=source.text, division=source.division)
+    files = TextSource([source.path], config, workers=workers)
+    report = CorpusReport()
+    yield from corpus_texts(files, corpus_config(data), report, workers=workers)
+    for path, reason in files.failures:
+        say(f"Left out {path}: {reason}")
+    if report.kept < report.read:
+        say(f"Kept {report.kept:,} of {report.read:,} texts")
+    if not report.kept:
+        raise TrainingError(f"{source.path} has no text to train on; look at what it holds")
+
+
+def corpus_config(data: TextData) -> CorpusConfig:
+    return CorpusConfig(
+        clean=data.clean,
+        exact=data.deduplicate,
+        near_threshold=NEAR_THRESHOLD if data.deduplicate else None,
+        quality=QualityConfig() if data.filter else None,
+    )
 
 
 class Chain:

@@ -1,0 +1,328 @@
+"""Runs of recipes, small enough to be repeated: what holds of every objective."""
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pharos.core import TrainingError
+from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
+from pharos.models.load import load_model, new_model, save_model
+from pharos.train.events import Observer, StepRecord
+from pharos.train.recipe import read_recipe
+from pharos.train.run import open_run
+
+STORY = "the lighthouse of pharos stood beside a library and its keeper read every night"
+WORDS = STORY.split()
+GPT2 = {
+    "model_type": "gpt2",
+    "n_layer": 2,
+    "n_head": 2,
+    "n_embd": 16,
+    "n_positions": 32,
+    "embd_pdrop": 0.1,
+}
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+}
+T5 = {
+    "model_type": "t5",
+    "d_model": 16,
+    "d_kv": 8,
+    "d_ff": 32,
+    "num_layers": 2,
+    "num_heads": 2,
+    "decoder_start_token_id": 0,
+}
+
+
+def texts(count: int) -> list[str]:
+    """Three sentences each, of the same words."""
+    return [
+        " ".join(sentence([WORDS[(i * k + j) % len(WORDS)] for j in range(5)]) for k in (1, 3, 7))
+        for i in range(count)
+    ]
+
+
+def sentence(words: list[str]) -> str:
+    return " ".join(words).capitalize() + "."
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts, labelled records, and a tokenizer for each kind of model."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = [{"text": text, "label": "even" if i % 2 else "odd"} for i, text in enumerate(texts(60))]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for kind, special in (("bpe", ()), ("wordpiece", ()), ("unigram", T5_SENTINELS)):
+        config = TokenizerConfig(kind=kind, vocab_size=420, special_tokens=special)
+        train_tokenizer(texts(60), config).save(folder / kind)
+    return folder
+
+
+T5_SENTINELS = tuple(f"<extra_id_{i}>" for i in range(8))
+
+
+def recipe(folder: Path, output: Path, **sections: Any) -> dict[str, Any]:
+    """A causal language model on the texts; `sections` replace parts of that."""
+    raw: dict[str, Any] = {
+        "output": str(output),
+        "model": {"config": GPT2},
+        "tokenizer": {"load": str(folder / "bpe")},
+        "objective": {"name": "causal_lm"},
+        "data": text_data(folder),
+        "optimizer": {"lr": 3e-3},
+        "training": training(),
+        "device": "cpu",
+    }
+    return {**raw, **sections}
+
+
+def training(**changes: Any) -> dict[str, Any]:
+    usual: dict[str, Any] = {
+        "steps": 6,
+        "batch_size": 4,
+        "log_every": 1,
+        "evaluate_every": 3,
+        "evaluation_rows": 8,
+        "checkpoint_every": 2,
+        "keep": {"keep_last": 9},
+    }
+    return {**usual, **changes}
+
+
+def text_data(folder: Path, **changes: Any) -> dict[str, Any]:
+    usual: dict[str, Any] = {
+        "sources": {"stories": {"path": str(folder / "texts.jsonl")}},
+        "sequence_length": 24,
+        "validation": 0.2,
+        "clean": False,
+        "deduplicate": False,
+    }
+    return {**usual, **changes}
+
+
+def of_objective(name: str, folder: Path) -> dict[str, Any]:
+    """The sections that differ from a causal language model's."""
+    wordpiece, unigram = {"load": str(folder / "wordpiece")}, {"load": str(folder / "unigram")}
+    records = {"train": str(folder / "texts.jsonl"), "max_tokens": 24, "validation": 0.2}
+    sections: dict[str, dict[str, Any]] = {
+        "causal_lm": {},
+        "packed": {"data": text_data(folder, packing="concat")},
+        "masked_lm": {"model": {"config": BERT}, "tokenizer": wordpiece},
+        "next_sentence": {
+            "model": {"config": BERT},
+            "tokenizer": wordpiece,
+            "objective": {"name": "masked_lm", "next_sentence": True},
+        },
+        "span_corruption": {"model": {"config": T5}, "tokenizer": unigram},
+        "sequence_classification": {
+            "model": {"config": BERT},
+            "tokenizer": wordpiece,
+            "data": records,
+        },
+    }
+    objective = {"name": name} if name not in ("packed", "next_sentence") else {"name": "causal_lm"}
+    return {"objective": objective, **sections[name]}
+
+
+OBJECTIVES = (
+    "causal_lm",
+    "packed",
+    "masked_lm",
+    "next_sentence",
+    "span_corruption",
+    "sequence_classification",
+)
+
+
+class Losses(Observer):
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.losses: dict[int, float] = {}
+        self.stop_at = stop_at
+
+    def on_step(self, record: StepRecord) -> None:
+        self.losses[record.step] = record.train_loss
+        if record.step == self.stop_at:
+            raise Killed
+
+
+class Killed(BaseException):
+    """As if the process had ended there."""
+
+
+def train(
+    raw: Mapping[str, Any], *, resume: bool = False, stop_at: int | None = None
+) -> tuple[dict[str, Tensor], dict[int, float]]:
+    """The weights at the end, and the losses by step."""
+    losses = Losses(stop_at)
+    with open_run(read_recipe(raw), resume=resume, say=lambda text: None) as run:
+        with contextlib.suppress(Killed):
+            run.train([losses])
+        weights = {name: x.detach().clone() for name, x in run.model.state_dict().items()}
+    return weights, losses.losses
+
+
+def assert_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
+    objective: str, folder: Path, tmp_path: Path
+) -> None:
+    sections = of_objective(objective, folder)
+    whole, losses = train(recipe(folder, tmp_path / "whole", **sections))
+    broken = recipe(folder, tmp_path / "broken", **sections)
+    train(broken, stop_at=5)  # the last checkpoint is of step 4
+    resumed, losses_after = train(broken, resume=True)
+    assert_equal(whole, resumed)
+    assert losses_after == {5: losses[5], 6: losses[6]}
+
+
+def test_resuming_is_exact_with_workers_averages_and_accumulation(
+    folder: Path, tmp_path: Path
+) -> None:
+    special = training(workers=2, ema=0.9, micro_batch_size=1, steps=5)
+    for optimizer in ("adamw8bit", "muon"):
+        sections = {"training": special, "optimizer": {"name": optimizer, "lr": 1e-2}}
+        whole, _ = train(recipe(folder, tmp_path / optimizer / "whole", **sections))
+        broken = recipe(folder, tmp_path / optimizer / "broken", **sections)
+        train(broken, stop_at=3)
+        resumed, _ = train(broken, resume=True)
+        assert_equal(whole, resumed)
+
+
+def test_eight_batches_of_one_row_train_as_one_of_eight(folder: Path, tmp_path: Path) -> None:
+    still = {"config": {**GPT2, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}}
+    losses = []
+    for micro in (8, 4, 1):
+        loop = training(batch_size=8, micro_batch_size=micro)
+        raw = recipe(folder, tmp_path / str(micro), model=still, training=loop)
+        losses.append(train(raw)[1])
+    for step, loss in losses[0].items():
+        assert losses[1][step] == pytest.approx(loss, rel=1e-5)
+        assert losses[2][step] == pytest.approx(loss, rel=1e-5)
+
+
+def test_workers_change_nothing(folder: Path, tmp_path: Path) -> None:
+    alone, _ = train(recipe(folder, tmp_path / "alone"))
+    helped, _ = train(recipe(folder, tmp_path / "helped", training=training(workers=3)))
+    assert_equal(alone, helped)
+
+
+def test_evaluating_more_often_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    seldom = recipe(folder, tmp_path / "seldom", training=training(evaluate_every=None))
+    often = recipe(folder, tmp_path / "often", training=training(evaluate_every=1))
+    assert_equal(train(seldom)[0], train(often)[0])
+
+
+def test_everything_of_a_run_is_in_its_output(folder: Path, tmp_path: Path) -> None:
+    raw = recipe(folder, tmp_path, sample={"prompts": ["the"], "max_tokens": 5})
+    weights, losses = train(raw)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+        "step-00000002",
+        "step-00000004",
+        "step-00000006",
+    ]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert [line["train_loss"] for line in lines] == list(losses.values())
+    evaluated = {line["step"]: line["samples"] for line in lines if "val_loss" in line}
+    assert sorted(evaluated) == [3, 6]
+    assert all(samples[0].startswith("the") for samples in evaluated.values())
+    model = load_model(tmp_path / "model")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, weights[name])
+    assert (tmp_path / "model" / "tokenizer.json").is_file()
+
+
+def test_a_second_run_does_not_write_over_the_first(folder: Path, tmp_path: Path) -> None:
+    train(recipe(folder, tmp_path))
+    with pytest.raises(TrainingError, match="holds a run already; go on with --resume"):
+        train(recipe(folder, tmp_path))
+
+
+def test_another_recipe_does_not_go_on_with_a_run(folder: Path, tmp_path: Path) -> None:
+    train(recipe(folder, tmp_path), stop_at=3)
+    with pytest.raises(TrainingError, match="made by another recipe"):
+        train(recipe(folder, tmp_path, optimizer={"lr": 1e-4}), resume=True)
+
+
+def test_a_run_goes_on_from_a_models_folder(folder: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    start.mkdir()
+    model = new_model({**GPT2, "vocab_size": 420}, "causal_lm", seed=3)
+    save_model(model, start)
+    for path in (folder / "bpe").iterdir():
+        (start / path.name).write_bytes(path.read_bytes())
+    before = (start / "model.safetensors").read_bytes()
+    raw = recipe(
+        folder,
+        tmp_path / "run",
+        model={"load": str(start)},
+        tokenizer={},
+        training=training(steps=2, check_first_step=False),
+    )
+    weights, _ = train(raw)
+    assert not torch.equal(weights["body.embedding.weight"], model.body.embedding.weight)
+    assert (start / "model.safetensors").read_bytes() == before
+
+
+def test_a_body_gets_a_new_head_for_classes(folder: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    start.mkdir()
+    save_model(new_model({**BERT, "vocab_size": 420}, "masked_lm", seed=3), start)
+    raw = recipe(
+        folder,
+        tmp_path / "run",
+        **{**of_objective("sequence_classification", folder), "model": {"load": str(start)}},
+    )
+    train(raw)
+    trained = load_model(tmp_path / "run" / "model", task="sequence_classification")
+    assert trained.config.labels == ("even", "odd")
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"trainings": {}}, "trainings: there is no such key; did you mean training?"),
+        ({"objective": {"name": "causal_ml"}}, "unknown objective 'causal_ml'"),
+        ({"objective": {"name": "causal_lm", "smooth": 1}}, "objective.smooth: there is no"),
+        ({"objective": {}}, "objective has no name"),
+        ({"optimizer": {"name": "adamv"}}, "optimizer.name is 'adamv'; choose from adamw"),
+        (
+            {"training": {"steps": 2, "batch_size": 6, "micro_batch_size": 4}},
+            "batch_size 6 cannot be dealt to 1 data ranks in micro-batches of 4",
+        ),
+        ({"schedule": {"warmup_steps": 7}}, "warmup_steps 7 do not fit into 6 steps"),
+        ({"parallel": {"tensor": 2}}, "tensor 2 makes 2 processes, but 1 run"),
+        ({"model": {"config": GPT2, "load": "x"}}, "load and config given; name one of"),
+        ({"model": {}}, "nothing given; name one of"),
+        ({"model": {"config": {**GPT2, "n_positions": 8}}}, "sequence_length is 24, and the model"),
+        ({"tokenizer": {}}, "names no tokenizer"),
+        ({"training": training(precision="int8")}, "training.precision is 'int8'; choose from"),
+        ({"device": "cuda"}, "device is cuda, and there is none"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused_before_anything_is_made(
+    sections: dict[str, Any], says: str, folder: Path, tmp_path: Path
+) -> None:
+    if "cuda" in says and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises((TrainingError, ValueError), match=says):
+        train(recipe(folder, tmp_path / "run", **sections))
+    assert not (tmp_path / "run" / "checkpoints").exists()
