@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from pharos.cli.plan import quantity
+from pharos.cli.plan import GPU_NAMES, SHAPE_NAMES, quantity
+from pharos.train.planner import DEVICES, SHAPES
 from pharos.train.planner.scaling import REFIT
 
 LLAMA_70B = {
@@ -32,6 +33,11 @@ def test_quantities_are_written_as_the_field_writes_them(text: str, number: floa
 def test_what_is_no_quantity_is_refused_with_examples(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is no quantity; write 7e9, 7B"):
         quantity(text)
+
+
+def test_help_names_all_shapes_and_devices() -> None:
+    assert ", ".join(shape.name for shape in SHAPES) == SHAPE_NAMES
+    assert ", ".join(device.name for device in DEVICES) == GPU_NAMES
 
 
 def test_train_shows_the_run_the_laws_the_memory_and_what_is_assumed(pharos) -> None:

@@ -30,63 +30,80 @@ def quantity(text: str) -> float:
     return float(match[1]) * SCALES[match[2]]
 
 
-ModelHelp = "A known shape, a model's folder or config.json, a short name, or a hub id."
-GpuOption = Annotated[str, typer.Option("--gpu", metavar="NAME", help="Which; see the page below.")]
+SHAPE_NAMES = (
+    "gpt2, gpt3-175b, llama-65b, llama-2-7b, llama-2-13b, llama-2-70b, llama-3-8b, llama-3-70b, "
+    "mistral-7b, mixtral-8x7b"
+)
+MODEL_HELP = f"A folder, a config.json, a hub id, or one of {SHAPE_NAMES}."
+GPU_NAMES = "v100, a100-40, a100-80, h100, h200, b200, mi300x, l4, l40s, rtx-3090, rtx-4090, tpu-v4"
+GpuOption = Annotated[str, typer.Option("--gpu", metavar="NAME", help=f"One of {GPU_NAMES}.")]
 PriceOption = Annotated[
     float | None,
-    typer.Option(
-        "--price", metavar="DOLLARS", help="Of a GPU for an hour; else a rough usual one."
-    ),
+    typer.Option("--price", metavar="DOLLARS", help="A GPU's hour; else a rough usual price."),
 ]
 
 
 @plan.command()
 def train(
-    model: Annotated[str | None, typer.Option("--model", metavar="MODEL", help=ModelHelp)] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="MODEL", help=MODEL_HELP)] = None,
     compute: Annotated[
         float | None,
-        typer.Option("--compute", metavar="FLOP", parser=quantity, help="All of the run's."),
+        typer.Option(
+            "--compute",
+            metavar="FLOP",
+            parser=quantity,
+            help="Floating-point operations of the run.",
+        ),
     ] = None,
     params: Annotated[
-        float | None, typer.Option("--params", metavar="N", parser=quantity, help="As in 7B.")
+        float | None,
+        typer.Option("--params", metavar="N", parser=quantity, help="Of the model, as in 7B."),
     ] = None,
     tokens: Annotated[
-        float | None, typer.Option("--tokens", metavar="D", parser=quantity, help="As in 1.4T.")
+        float | None,
+        typer.Option("--tokens", metavar="D", parser=quantity, help="Of the run, as in 1.4T."),
     ] = None,
     money: Annotated[
         float | None,
-        typer.Option("--money", metavar="DOLLARS", parser=quantity, help="For the GPUs."),
+        typer.Option("--money", metavar="DOLLARS", parser=quantity, help="What the GPUs may cost."),
     ] = None,
-    days: Annotated[float | None, typer.Option("--days", metavar="DAYS", help="At most.")] = None,
-    gpus: Annotated[int | None, typer.Option("--gpus", metavar="N", help="How many.")] = None,
+    days: Annotated[
+        float | None, typer.Option("--days", metavar="DAYS", help="How long it may take.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", metavar="N", help="How many GPUs.")] = None,
     gpu: GpuOption = "h100",
     mfu: Annotated[
         float,
-        typer.Option("--mfu", metavar="SHARE", help="Of the peak FLOP/s that the run reaches."),
+        typer.Option(
+            "--mfu", metavar="SHARE", help="The share of the peak FLOP/s that is reached."
+        ),
     ] = 0.4,
     price: PriceOption = None,
     law: Annotated[
         str,
-        typer.Option("--law", metavar="LAW", help="refit, hoffmann, or what `plan fit` wrote."),
+        typer.Option(
+            "--law", metavar="LAW", help="refit, hoffmann, or a file of `plan fit --out`."
+        ),
     ] = "refit",
     sequence_length: Annotated[
         int | None,
-        typer.Option("--sequence-length", metavar="TOKENS", help="Else the model's, or 2048."),
+        typer.Option("--sequence-length", metavar="TOKENS", help="Else the model's most, or 2048."),
     ] = None,
     batch_tokens: Annotated[
         float | None,
-        typer.Option("--batch-tokens", metavar="N", parser=quantity, help="Of a step, about."),
+        typer.Option("--batch-tokens", metavar="N", parser=quantity, help="About what a step has."),
     ] = None,
-    optimizer: Annotated[Literal["adamw", "adamw8bit", "muon"], typer.Option("--optimizer")] = (
-        "adamw"
-    ),
+    optimizer: Annotated[
+        Literal["adamw", "adamw8bit", "muon"],
+        typer.Option("--optimizer", help="Whose state is kept."),
+    ] = "adamw",
     checkpointing: Annotated[
         Literal["none", "selective", "full"] | None,
-        typer.Option("--checkpointing", help="Of activations; else the cheapest that fits."),
+        typer.Option("--checkpointing", help="Of activations; else selective, or full to fit."),
     ] = None,
     states: Annotated[
         Literal["fp32", "bf16"],
-        typer.Option("--states", help="Weights and gradients; bf16 keeps fp32 copies beside."),
+        typer.Option("--states", help="Weights and gradients; bf16 has a copy in fp32."),
     ] = "fp32",
     node_size: Annotated[
         int, typer.Option("--node-size", metavar="N", help="GPUs that share a fast link.")
@@ -131,42 +148,62 @@ def train(
 @plan.command()
 def serve(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", show_default=False, help=ModelHelp)
+        str | None, typer.Argument(metavar="MODEL", show_default=False, help=MODEL_HELP)
     ] = None,
     params: Annotated[
         float | None,
-        typer.Option("--params", metavar="N", parser=quantity, help="Instead of a model, with:"),
+        typer.Option(
+            "--params", metavar="N", parser=quantity, help="Parameters, instead of a model."
+        ),
     ] = None,
-    layers: Annotated[int | None, typer.Option("--layers", metavar="N")] = None,
-    kv_heads: Annotated[int | None, typer.Option("--kv-heads", metavar="N")] = None,
-    head_dim: Annotated[int, typer.Option("--head-dim", metavar="N")] = 128,
+    layers: Annotated[
+        int | None, typer.Option("--layers", metavar="N", help="With --params.")
+    ] = None,
+    kv_heads: Annotated[
+        int | None, typer.Option("--kv-heads", metavar="N", help="With --params.")
+    ] = None,
+    head_dim: Annotated[int, typer.Option("--head-dim", metavar="N", help="With --params.")] = 128,
     gpu: GpuOption = "h100",
     gpus: Annotated[
-        int | None, typer.Option("--gpus", metavar="N", help="Of a replica; else the fewest.")
+        int | None,
+        typer.Option(
+            "--gpus", metavar="N", help="Of a replica; else the fewest that hold the model."
+        ),
     ] = None,
     weights: Annotated[
-        Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"], typer.Option("--weights")
+        Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"],
+        typer.Option("--weights", help="Their precision."),
     ] = "bf16",
     cache: Annotated[
-        Literal["fp32", "bf16", "fp16", "fp8", "int8"], typer.Option("--cache")
+        Literal["fp32", "bf16", "fp16", "fp8", "int8"],
+        typer.Option("--cache", help="Precision of keys and values."),
     ] = "bf16",
-    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", metavar="N")] = 1024,
-    output_tokens: Annotated[int, typer.Option("--output-tokens", metavar="N")] = 256,
+    prompt_tokens: Annotated[
+        int, typer.Option("--prompt-tokens", metavar="N", help="Of a request.")
+    ] = 1024,
+    output_tokens: Annotated[
+        int, typer.Option("--output-tokens", metavar="N", help="Of its answer.")
+    ] = 256,
     batch: Annotated[
         int | None,
-        typer.Option("--batch", metavar="N", help="Sequences at a time; else all that fit."),
+        typer.Option(
+            "--batch", metavar="N", help="Sequences at a time; else all that fit, to 256."
+        ),
     ] = None,
     requests: Annotated[
         float | None,
-        typer.Option("--requests", metavar="N", help="A second: how many replicas for them?"),
+        typer.Option("--requests", metavar="N", help="A second; how many replicas do they take?"),
     ] = None,
     price: PriceOption = None,
     mfu: Annotated[
-        float, typer.Option("--mfu", metavar="SHARE", help="Of the peak FLOP/s, for prompts.")
+        float,
+        typer.Option(
+            "--mfu", metavar="SHARE", help="The share of the peak FLOP/s that is reached."
+        ),
     ] = 0.5,
     bandwidth: Annotated[
         float,
-        typer.Option("--bandwidth", metavar="SHARE", help="Of the peak bandwidth, for decoding."),
+        typer.Option("--bandwidth", metavar="SHARE", help="The same of the peak bandwidth."),
     ] = 0.7,
     as_json: JsonOption = False,
 ) -> None:
@@ -216,15 +253,17 @@ def fit(
     ],
     compute: Annotated[
         float | None,
-        typer.Option("--compute", metavar="FLOP", parser=quantity, help="What it says of these."),
+        typer.Option(
+            "--compute", metavar="FLOP", parser=quantity, help="The best use of so many operations."
+        ),
     ] = None,
     resamples: Annotated[
-        int, typer.Option("--resamples", metavar="N", min=0, help="For the intervals.")
+        int, typer.Option("--resamples", metavar="N", min=0, help="Fits to runs drawn again.")
     ] = 200,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the draws.")] = 0,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Write the law here, for `plan train --law`."),
+        typer.Option("--out", metavar="FILE", help="Write the law here, for `plan train`."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -275,7 +275,10 @@ def _serving_assumptions(plan: ServingPlan) -> Iterable[str]:
         f"{setup.mfu:.0%} are reached (--mfu)"
     )
     yield f"${setup.price_per_second * 3600:.2f} for a GPU's hour (--price), every hour fully used"
-    yield "full batches, no queue, no prefix shared; a sequence's whole cache is set aside"
+    yield (
+        "full batches, no queue, no prefix shared; a sequence's whole cache is set aside; what "
+        "GPUs say to each other is in the shares"
+    )
 
 
 def serving_json(plan: ServingPlan, others: Sequence[ServingPlan]) -> dict[str, Any]:
