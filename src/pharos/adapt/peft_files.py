@@ -1,0 +1,433 @@
+"""Adapters in the files of Hugging Face's PEFT: `adapter_config.json`, `adapter_model.safetensors`.
+
+Tensors have the checkpoint's names, `base_model.model.<module>.lora_A.weight`; what is joined or
+transposed in our modules is taken apart on the way. When a file is read, its tensors tell what is
+adapted, and with which rank; the config tells how large the updates are. Bottleneck adapters, which
+PEFT does not have, are kept in the same way under a `peft_type` of their own.
+
+A file may come from a stranger: whatever does not fit is a ModelError that names it.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pharos.adapt.adapters import DEFAULT, Adapters
+from pharos.adapt.config import (
+    AdapterConfig,
+    BottleneckConfig,
+    LoraConfig,
+    PromptTuningConfig,
+    check_pattern,
+)
+from pharos.adapt.embeddings import TokenRowsPart
+from pharos.adapt.layers import Dequantizes, Part, SavedCopy
+from pharos.adapt.lora import EmbeddingLoraPart, LoraPart
+from pharos.adapt.saved_modules import modules_of
+from pharos.adapt.sites import Site, in_short
+from pharos.adapt.vocabulary import EMBEDDINGS, is_tied
+from pharos.core.errors import ModelError
+from pharos.core.json_files import check_size, read_object, write_object
+from pharos.models.family import Model, Task
+from pharos.models.load import family_of
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+MAX_CONFIG_BYTES = 4_000_000
+MAX_WEIGHTS_BYTES = 1 << 38
+LORA, BOTTLENECK, PROMPT = "LORA", "BOTTLENECK", "PROMPT_TUNING"
+PROMPT_KEY = "prompt_embeddings"
+TOKENS = ".token_adapter.trainable_tokens_delta"
+QUANTIZED_KEY = "pharos_quantized_base"
+
+TASK_TYPES: Mapping[Task, str] = {
+    "causal_lm": "CAUSAL_LM",
+    "seq2seq_lm": "SEQ_2_SEQ_LM",
+    "sequence_classification": "SEQ_CLS",
+    "reward": "SEQ_CLS",
+    "token_classification": "TOKEN_CLS",
+    "question_answering": "QUESTION_ANS",
+    "body": "FEATURE_EXTRACTION",
+    "encoder": "FEATURE_EXTRACTION",
+}
+
+NOT_BUILT = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "layer_replication",
+    "lora_bias",
+    "target_parameters",
+    "use_bdlora",
+    "use_qalora",
+)
+"""Settings of PEFT's that change what is computed, and are not built here."""
+
+
+def save_adapter(
+    adapters: Adapters, folder: str | Path, name: str = DEFAULT, *, base_model: str | None = None
+) -> None:
+    """Write an adapter as PEFT does; `base_model` tells readers the model that it is for. The files
+    take their names only once they are whole."""
+    folder = Path(folder)
+    parts = adapters.parts(name)
+    config = adapters.configs[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = _shared_config(adapters.model, base_model) | _own_config(adapters, config, parts)
+    prefix = _prefix(raw["peft_type"])
+    tensors = {
+        key if key == PROMPT_KEY else f"{prefix}{key}": tensor.detach().cpu().contiguous()
+        for part in parts
+        for key, tensor in part.tensors().items()
+    }
+    weights = folder / f"{WEIGHTS_FILE}.part"
+    is_quantized = any(isinstance(module, Dequantizes) for module in adapters.model.modules())
+    metadata = {"format": "pt"} | ({QUANTIZED_KEY: "nf4"} if is_quantized else {})
+    save_file(tensors, weights, metadata=metadata)
+    weights.chmod((folder.stat().st_mode & 0o666) | 0o600)  # safetensors writes for the owner only
+    write_object(folder / f"{CONFIG_FILE}.part", raw)
+    weights.replace(folder / WEIGHTS_FILE)
+    (folder / f"{CONFIG_FILE}.part").replace(folder / CONFIG_FILE)
+
+
+def load_adapter(adapters: Adapters, folder: str | Path, name: str = DEFAULT) -> None:
+    """An adapter from its folder, which becomes the active one. Raises ModelError for one that does
+    not fit, before anything of the model is touched."""
+    folder = Path(folder)
+    raw = read_adapter_config(folder)
+    prefix = _prefix(raw["peft_type"])
+    tensors = {key.removeprefix(prefix): x for key, x in read_tensors(folder).items()}
+    try:
+        _Loading(adapters, raw, tensors).run(name)
+    except ModelError as error:
+        base = raw.get("base_model_name_or_path")
+        trained = f" (it was trained on {str(base)[:80]!r})" if base else ""
+        raise ModelError(f"{folder} does not fit this model{trained}: {error}") from error
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    raw = read_object(folder / CONFIG_FILE, max_bytes=MAX_CONFIG_BYTES)
+    kind = raw.get("peft_type")
+    if kind not in (LORA, BOTTLENECK, PROMPT):
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: peft_type is {kind!r}; "
+            f"known are {LORA}, {PROMPT}, {BOTTLENECK}"
+        )
+    for key in NOT_BUILT:
+        if raw.get(key):
+            raise ModelError(f"{folder / CONFIG_FILE}: {key} is set, which is not built here")
+    if raw.get("bias", "none") != "none":
+        raise ModelError(f"{folder / CONFIG_FILE}: bias is {raw['bias']!r}; only 'none' is built")
+    return raw
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS_FILE
+    if not path.is_file() and (folder / "adapter_model.bin").is_file():
+        raise ModelError(
+            f"{folder / 'adapter_model.bin'} is a pickle, which can run any code when it is read; "
+            "convert it to safetensors where you trust it"
+        )
+    check_size(path, MAX_WEIGHTS_BYTES)
+    try:
+        return load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def needs_quantized_base(folder: Path) -> bool:
+    """Whether the adapter was trained on an NF4 base: that is the base to merge it into."""
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+        return QUANTIZED_KEY in (file.metadata() or {})
+
+
+def most_token_id(folder: Path) -> int:
+    """The largest id whose embedding the adapter has trained; -1 if there is none."""
+    return max(_token_ids(read_adapter_config(folder).get("trainable_token_indices")), default=-1)
+
+
+class _Loading:
+    """One adapter on its way from its files into a model. Tensors are claimed as they are planned;
+    what nobody claims is an error."""
+
+    def __init__(
+        self, adapters: Adapters, raw: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    ) -> None:
+        self.adapters, self.raw, self.tensors = adapters, raw, dict(tensors)
+        self.plan = adapters.new_plan()
+        self.unclaimed = set(self.tensors)
+
+    def run(self, name: str) -> None:
+        config = _read_config(self.raw)
+        if isinstance(config, PromptTuningConfig):
+            self._plan_prompt(config)
+        else:
+            config = self._plan_sites(config)
+        self._plan_saved()
+        self._check_base_copies()
+        if self.unclaimed:
+            shown = ", ".join(sorted(self.unclaimed)[:5])
+            raise ModelError(f"nothing here is called {shown}")
+        self._check_shapes()
+        self.adapters.install(self.plan, config, name)
+        for part in self.adapters.parts(name):
+            part.load(self.tensors)
+
+    def _plan_sites(self, config: AdapterConfig) -> AdapterConfig:
+        for key in sorted(self.tensors):
+            if isinstance(config, LoraConfig) and key.endswith(".lora_A.weight"):
+                self._plan_lora(config, key.removesuffix(".lora_A.weight"), is_linear=True)
+            elif isinstance(config, LoraConfig) and key.endswith(".lora_embedding_A"):
+                self._plan_lora(config, key.removesuffix(".lora_embedding_A"), is_linear=False)
+            elif isinstance(config, LoraConfig) and key.endswith(TOKENS):
+                config = self._plan_tokens(config, key.removesuffix(TOKENS))
+            elif isinstance(config, BottleneckConfig) and key.endswith(".adapter_down.weight"):
+                self._plan_bottleneck(config, key.removesuffix(".adapter_down.weight"))
+        return config
+
+    def _plan_lora(self, config: LoraConfig, name: str, *, is_linear: bool) -> None:
+        site = self._site(name, is_linear=is_linear)
+        kinds = ("A.weight", "B.weight") if is_linear else ("embedding_A", "embedding_B")
+        first, second = (f"{name}.lora_{kind}" for kind in kinds)
+        magnitude = f"{name}.lora_magnitude_vector"
+        a_RI, has_length = self.tensors[first], magnitude in self.tensors
+        if a_RI.ndim != 2 or not a_RI.numel():
+            raise ModelError(f"{first} is {tuple(a_RI.shape)}; a matrix [rank, in] is expected")
+        if has_length != config.use_dora and is_linear:
+            raise ModelError(f"{magnitude} and use_dora of {CONFIG_FILE} do not agree")
+        self._claim(first, second, *([magnitude] if has_length else []))
+        rank = a_RI.shape[0]
+        self.plan.put_lora(site, config, rank)
+
+    def _plan_tokens(self, config: LoraConfig, name: str) -> LoraConfig:
+        site = self._site(name, is_linear=False)
+        ids = _token_ids(self.raw.get("trainable_token_indices"))
+        self._claim(f"{name}{TOKENS}")
+        self.plan.put_tokens(site, ids)
+        return replace(config, trainable_token_indices=ids)
+
+    def _plan_bottleneck(self, config: BottleneckConfig, name: str) -> None:
+        kinds = ("down.weight", "down.bias", "up.weight", "up.bias")
+        self._claim(*(f"{name}.adapter_{kind}" for kind in kinds))
+        site = self._site(name, is_linear=True)
+        self.plan.put_bottleneck(site, config)
+
+    def _plan_prompt(self, config: PromptTuningConfig) -> None:
+        self._claim(PROMPT_KEY)
+        rows, number = self.tensors[PROMPT_KEY], config.num_virtual_tokens
+        if rows.ndim != 2 or rows.shape[0] < number:
+            raise ModelError(f"{PROMPT_KEY} is {tuple(rows.shape)}; num_virtual_tokens is {number}")
+        self.plan.put_prompt(lambda base: torch.zeros(number, base.embedding_dim))
+
+    def _plan_saved(self) -> None:
+        tied = is_tied(self.adapters.model) and not self.raw.get("ensure_weight_tying")
+        for saved in modules_of(self.adapters.weight_map):
+            names = {name for source in saved.sources.values() for name in source.names}
+            if names & self.unclaimed:
+                if tied:
+                    self.plan.check_tie(saved.ours, "a trained copy of")
+                self._claim(*names)
+                self.plan.put_copy(saved)
+
+    def _check_base_copies(self) -> None:
+        """PEFT saves the base's embedding beside an update of it: it must be that of this model."""
+        for key in [key for key in self.unclaimed if key.endswith(".base_layer.weight")]:
+            site = self.adapters.sites.get(key.removesuffix(".base_layer.weight"))
+            if site is None:
+                continue
+            module = self.adapters.model.get_submodule(site.ours)
+            weight, found = module.get_parameter("weight").cpu(), self.tensors[key]
+            if weight.shape != found.shape or not torch.allclose(weight.float(), found.float()):
+                raise ModelError(f"{key} is not the weight of this model: it is another base")
+            self._claim(key)
+
+    def _site(self, name: str, *, is_linear: bool) -> Site:
+        site = self.adapters.sites.get(name)
+        if site is None or site.is_linear != is_linear:
+            kind = "linear" if is_linear else "embedding"
+            raise ModelError(f"there is no {kind} {name!r} here")
+        return site
+
+    def _claim(self, *keys: str) -> None:
+        missing = [key for key in keys if key not in self.tensors]
+        if missing:
+            raise ModelError(f"{', '.join(missing)} is missing")
+        self.unclaimed -= set(keys)
+
+    def _check_shapes(self) -> None:
+        """Parts are made to see what they expect, and thrown away."""
+        for ours, _, make in self.plan.places:
+            base = self.adapters.model.get_submodule(ours)
+            part = make(getattr(base, "base", base))
+            for key, wanted in part.tensors().items():
+                found = self.tensors[key]
+                if found.shape != wanted.shape or not found.is_floating_point():
+                    shown = f"{tuple(found.shape)} of {found.dtype}"
+                    raise ModelError(f"{key} is {shown}; the model has {tuple(wanted.shape)}")
+
+
+def _read_config(raw: Mapping[str, Any]) -> AdapterConfig:
+    """The settings that we have too. Raises ModelError for values of another kind."""
+    kinds: Mapping[str, Callable[[Mapping[str, Any]], AdapterConfig]] = {
+        LORA: _read_lora,
+        BOTTLENECK: _read_bottleneck,
+        PROMPT: lambda raw: PromptTuningConfig(num_virtual_tokens=_int(raw, "num_virtual_tokens")),
+    }
+    try:
+        return kinds[raw["peft_type"]](raw)
+    except ValueError as error:
+        raise ModelError(f"{CONFIG_FILE}: {error}") from error
+
+
+def _read_lora(raw: Mapping[str, Any]) -> LoraConfig:
+    ranks = _pattern(raw, "rank_pattern")
+    return LoraConfig(
+        r=_int(raw, "r"),
+        lora_alpha=_number(raw, "lora_alpha"),
+        lora_dropout=_number(raw, "lora_dropout", 0.0),
+        use_rslora=_flag(raw, "use_rslora"),
+        use_dora=_flag(raw, "use_dora"),
+        rank_pattern={pattern: int(rank) for pattern, rank in ranks.items()},
+        alpha_pattern=_pattern(raw, "alpha_pattern"),
+        modules_to_save=(),
+    )
+
+
+def _read_bottleneck(raw: Mapping[str, Any]) -> BottleneckConfig:
+    activation = raw.get("activation")
+    if activation not in ("relu", "gelu", "silu"):
+        raise ModelError(f"{CONFIG_FILE}: activation is {activation!r}; take relu, gelu or silu")
+    return BottleneckConfig(size=_int(raw, "size"), activation=activation, modules_to_save=())
+
+
+def _token_ids(raw: Any) -> tuple[int, ...]:
+    """A list, or one below the embedding's name."""
+    if isinstance(raw, dict):
+        if len(raw) != 1:
+            raise ModelError(f"{CONFIG_FILE}: trainable_token_indices names several embeddings")
+        raw = next(iter(raw.values()))
+    if raw is None:
+        return ()
+    if not isinstance(raw, list) or not all(type(i) is int for i in raw):
+        raise ModelError(f"{CONFIG_FILE}: trainable_token_indices must be a list of ids")
+    return tuple(raw)
+
+
+def _number(raw: Mapping[str, Any], key: str, usual: float | None = None) -> float:
+    value = raw.get(key, usual)
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e9:
+        raise ModelError(f"{CONFIG_FILE}: {key} is {value!r}; it must be a number")
+    return value
+
+
+def _int(raw: Mapping[str, Any], key: str) -> int:
+    value = _number(raw, key)
+    if value != int(value):
+        raise ModelError(f"{CONFIG_FILE}: {key} is {value!r}; it must be a whole number")
+    return int(value)
+
+
+def _flag(raw: Mapping[str, Any], key: str) -> bool:
+    value = raw.get(key, False)
+    if not isinstance(value, bool):
+        raise ModelError(f"{CONFIG_FILE}: {key} is {value!r}; it must be true or false")
+    return value
+
+
+def _pattern(raw: Mapping[str, Any], key: str) -> dict[str, float]:
+    patterns = raw.get(key) or {}
+    if not isinstance(patterns, dict):
+        raise ModelError(f"{CONFIG_FILE}: {key} must be an object of numbers by pattern")
+    for pattern in patterns:
+        check_pattern(pattern)
+    return {pattern: _number(patterns, pattern) for pattern in patterns}
+
+
+def _shared_config(model: Model, base_model: str | None) -> dict[str, Any]:
+    return {
+        "base_model_name_or_path": base_model,
+        "task_type": TASK_TYPES.get(_task_of(model)),
+        "inference_mode": True,
+    }
+
+
+def _task_of(model: Model) -> Task:
+    tasks = family_of(model.config.model_type).tasks
+    return next((task for task, head in tasks.items() if type(model) is head), "body")
+
+
+def _own_config(
+    adapters: Adapters, config: AdapterConfig, parts: Collection[Part]
+) -> dict[str, Any]:
+    saved = _saved_names(parts)
+    raw: dict[str, Any] = {"modules_to_save": saved or None}
+    if isinstance(config, LoraConfig):
+        return raw | _lora_config(adapters, config, parts)
+    names = [part.name for part in parts if hasattr(part, "name")]
+    if isinstance(config, BottleneckConfig):
+        own = {"peft_type": BOTTLENECK, "size": config.size, "activation": config.activation}
+        return raw | own | {"target_modules": names}
+    sizes = adapters.model.config
+    return raw | {
+        "peft_type": PROMPT,
+        "num_virtual_tokens": config.num_virtual_tokens,
+        "token_dim": sizes.hidden_size,
+        "num_transformer_submodules": 2 if hasattr(adapters.model, "decode") else 1,
+        "num_attention_heads": sizes.num_attention_heads,
+        "num_layers": sizes.num_hidden_layers,
+        "prompt_tuning_init": "RANDOM",
+    }
+
+
+def _lora_config(adapters: Adapters, config: LoraConfig, parts: Collection[Part]) -> dict[str, Any]:
+    chosen = [adapters.sites[p.name] for p in parts if isinstance(p, LoraPart | EmbeddingLoraPart)]
+    tokens = {
+        part.name.rpartition(".")[2]: part.ids_K.tolist()
+        for part in parts
+        if isinstance(part, TokenRowsPart)
+    }
+    copied = any(isinstance(part, SavedCopy) for part in parts) and is_tied(adapters.model)
+    return {
+        "peft_type": LORA,
+        "r": config.r,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        "use_rslora": config.use_rslora,
+        "use_dora": config.use_dora,
+        "rank_pattern": {
+            part.name: part.lora_A.shape[0]
+            for part in parts
+            if isinstance(part, LoraPart | EmbeddingLoraPart) and part.lora_A.shape[0] != config.r
+        },
+        "alpha_pattern": dict(config.alpha_pattern),
+        "target_modules": in_short(chosen, adapters.sites),
+        "trainable_token_indices": tokens or None,
+        "fan_in_fan_out": any(site.is_transposed for site in chosen),
+        "bias": "none",
+        "ensure_weight_tying": copied and _copies_embedding(adapters),
+    }
+
+
+def _copies_embedding(adapters: Adapters) -> bool:
+    modules = (adapters.model.get_submodule(name) for name in EMBEDDINGS[:1])
+    return any(hasattr(module, "adapters") for module in modules)
+
+
+def _saved_names(parts: Collection[Part]) -> list[str]:
+    names = {
+        name.rpartition(".")[0]
+        for part in parts
+        if isinstance(part, SavedCopy)
+        for source in part.sources.values()
+        for name in source.names
+    }
+    return sorted(names)
+
+
+def _prefix(peft_type: object) -> str:
+    """PEFT puts one module less around a model with a prompt."""
+    return "base_model." if peft_type == PROMPT else "base_model.model."
