@@ -7,9 +7,22 @@ import torch
 
 from pharos.core.errors import TrainingError
 from pharos.train.objective import IGNORED
-from pharos.train.objectives.classification import SequenceClassification, TokenClassification
+from pharos.train.objectives.classification import (
+    ProblemType,
+    SequenceClassification,
+    SequenceClassificationConfig,
+    TokenClassification,
+)
+from pharos.train.objectives.vocabulary import Vocabulary
 
 LABELS3: Mapping[str, Any] = {"id2label": {"0": "a", "1": "b", "2": "c"}}
+
+
+def classification(
+    problem_type: ProblemType = "single_label_classification",
+) -> SequenceClassification:
+    config = SequenceClassificationConfig(problem_type=problem_type)
+    return SequenceClassification(config, Vocabulary(size=61))
 
 
 def labelled(text: Any, labels: list[Any], lengths: tuple[int, ...] = (9, 4, 12, 6)) -> list[Any]:
@@ -23,7 +36,7 @@ def labelled(text: Any, labels: list[Any], lengths: tuple[int, ...] = (9, 4, 12,
 def test_a_batch_of_classes_is_learnt_by_heart(
     kind: str, tiny: Any, text: Any, make_batch: Any, learn: Any
 ) -> None:
-    objective = SequenceClassification()
+    objective = classification()
     batch = make_batch(objective, labelled(text, [0, 1, 2, 1]))
     model = tiny(kind, "sequence_classification", **LABELS3)
     losses = learn(objective, model, batch)
@@ -46,7 +59,7 @@ def test_a_batch_of_classes_is_learnt_by_heart(
 def test_several_answers_to_one_text_are_learnt(
     problem_type: Any, labels: Any, term: str, tiny: Any, text: Any, make_batch: Any, learn: Any
 ) -> None:
-    objective = SequenceClassification(problem_type=problem_type)
+    objective = classification(problem_type)
     batch = make_batch(objective, labelled(text, labels))
     assert objective.count(batch) == {term: 12}
     model = tiny("bert", "sequence_classification", **LABELS3)
@@ -54,7 +67,7 @@ def test_several_answers_to_one_text_are_learnt(
 
 
 def test_a_number_alone_is_a_label_too(tiny: Any, text: Any, make_batch: Any) -> None:
-    objective = SequenceClassification(problem_type="regression")
+    objective = classification("regression")
     batch = make_batch(objective, labelled(text, [0.5, 1.5, 2.5, 3.5]))
     model = tiny("bert", "sequence_classification", id2label={"0": "grade"}).eval()
     y_B = model(batch["ids"], valid_BT=batch["valid"])[:, 0]
@@ -65,7 +78,7 @@ def test_a_number_alone_is_a_label_too(tiny: Any, text: Any, make_batch: Any) ->
 def test_a_label_of_more_numbers_than_the_model_answers_is_refused(
     tiny: Any, text: Any, make_batch: Any
 ) -> None:
-    objective = SequenceClassification(problem_type="regression")
+    objective = classification("regression")
     batch = make_batch(objective, labelled(text, [0.5, 1.5, 2.5, 3.5]))
     with pytest.raises(TrainingError, match="1 numbers, and the model answers with 3"):
         objective.losses(tiny("bert", "sequence_classification", **LABELS3), batch)
@@ -76,7 +89,7 @@ def test_the_sum_of_a_batch_is_the_sum_of_its_texts(
     kind: str, tiny: Any, text: Any, make_batch: Any
 ) -> None:
     """Pitfall 1, and padding: eight batches of one are one batch of eight."""
-    objective = SequenceClassification()
+    objective = classification()
     rows = labelled(text, [0, 1, 2, 1])
     model = tiny(kind, "sequence_classification", **LABELS3).eval()
     whole = objective.losses(model, make_batch(objective, rows))
@@ -86,7 +99,7 @@ def test_the_sum_of_a_batch_is_the_sum_of_its_texts(
 
 
 def test_a_model_without_the_head_is_refused(tiny: Any, text: Any, make_batch: Any) -> None:
-    objective = SequenceClassification()
+    objective = classification()
     batch = make_batch(objective, labelled(text, [0, 1, 0, 1]))
     with pytest.raises(TrainingError, match="CausalLM; build it with the task sequence_class"):
         objective.losses(tiny("llama", "causal_lm"), batch)
@@ -96,7 +109,7 @@ def test_a_model_without_the_head_is_refused(tiny: Any, text: Any, make_batch: A
 def test_classes_of_tokens_are_learnt_by_heart(
     kind: str, tiny: Any, text: Any, make_batch: Any, learn: Any
 ) -> None:
-    objective = TokenClassification()
+    objective = TokenClassification(Vocabulary(size=61))
     rows = [
         {"ids": text(length, length), "labels": text(length, length) % 3} for length in (7, 11, 5)
     ]
@@ -108,7 +121,7 @@ def test_classes_of_tokens_are_learnt_by_heart(
 
 
 def test_tokens_without_a_label_do_not_count(tiny: Any, text: Any, make_batch: Any) -> None:
-    objective = TokenClassification()
+    objective = TokenClassification(Vocabulary(size=61))
     model = tiny("bert", "token_classification").eval()
     ids = text(6)
     labels = np.array([IGNORED, 1, IGNORED, 0, IGNORED, IGNORED])

@@ -14,8 +14,10 @@ from torch.nn.functional import logsigmoid, normalize
 from pharos.core.errors import TrainingError
 from pharos.models.two_towers import SIGLIP_BIAS, SIGLIP_SCALE, TextTower, TwoTowers
 from pharos.train.objectives.contrastive import InfoNCE, SigmoidPairs
+from pharos.train.objectives.vocabulary import Vocabulary
 
 PAIRS = 8
+VOCABULARY = Vocabulary(size=61)
 
 
 class Fixed(nn.Module):
@@ -31,7 +33,7 @@ class Fixed(nn.Module):
 
 
 def make(objective: Any) -> Any:
-    return InfoNCE() if objective == "info_nce" else SigmoidPairs()
+    return InfoNCE(VOCABULARY) if objective == "info_nce" else SigmoidPairs(VOCABULARY)
 
 
 def fixed_towers(objective: str) -> TwoTowers:
@@ -57,8 +59,8 @@ def test_info_nce_is_the_mean_of_both_choices() -> None:
     expected = torch.zeros(())
     for i in range(PAIRS):
         expected = expected - logits[i].log_softmax(0)[i] / 2 - logits[:, i].log_softmax(0)[i] / 2
-    torch.testing.assert_close(InfoNCE().losses(model, batch)["info_nce"], expected)
-    assert InfoNCE().count(batch) == {"info_nce": PAIRS}
+    torch.testing.assert_close(InfoNCE(VOCABULARY).losses(model, batch)["info_nce"], expected)
+    assert InfoNCE(VOCABULARY).count(batch) == {"info_nce": PAIRS}
 
 
 def test_the_sigmoid_loss_asks_of_each_pairing_by_itself() -> None:
@@ -70,18 +72,20 @@ def test_the_sigmoid_loss_asks_of_each_pairing_by_itself() -> None:
         for j in range(PAIRS):
             sign = 1 if i == j else -1
             expected = expected - logsigmoid(sign * (10 * x[i] @ y[j] - 2.0))
-    torch.testing.assert_close(SigmoidPairs().losses(model, batch)["sigmoid_pairs"], expected)
+    torch.testing.assert_close(
+        SigmoidPairs(VOCABULARY).losses(model, batch)["sigmoid_pairs"], expected
+    )
 
 
 def test_towers_that_cannot_tell_pairs_apart_start_at_ln_b() -> None:
     batch = {name: torch.ones(PAIRS, 6) for name in ("first_points", "second_points")}
-    loss = InfoNCE().losses(fixed_towers("info_nce"), batch)["info_nce"] / PAIRS
+    loss = InfoNCE(VOCABULARY).losses(fixed_towers("info_nce"), batch)["info_nce"] / PAIRS
     assert loss.item() == pytest.approx(math.log(PAIRS), abs=1e-6)
 
 
 def test_the_scale_stops_at_100_and_comes_back() -> None:
     model = TwoTowers(Fixed(0), scale=150.0)
-    assert float(model.scale()) == pytest.approx(100.0)
+    assert model.scale().item() == pytest.approx(100.0)
     (-model.scale()).backward()
     assert model.log_scale.grad.item() == 0, "nothing pushes it further up"
     model.log_scale.grad = None
@@ -100,7 +104,7 @@ def test_padding_does_not_change_a_texts_vector(
     body = tiny(kind, "encoder" if kind == "t5" else "body")
     towers = TwoTowers(TextTower(body, width=16, pooling=pooling)).eval()
     rows = text_pairs(text)
-    batch = make_batch(InfoNCE(), rows)
+    batch = make_batch(InfoNCE(VOCABULARY), rows)
     together = towers.first(batch["first_ids"], batch["first_valid"])
     assert together.shape == (len(rows), 16)
     for i, row in enumerate(rows):
@@ -133,9 +137,9 @@ def test_a_shared_tower_has_its_parameters_once(tiny: Any) -> None:
 
 def test_what_is_no_two_towers_or_lacks_its_bias_is_refused(tiny: Any) -> None:
     with pytest.raises(TrainingError, match="needs two towers, and the model is a Bert"):
-        InfoNCE().losses(tiny("bert", "body"), points())
+        InfoNCE(VOCABULARY).losses(tiny("bert", "body"), points())
     with pytest.raises(TrainingError, match="scale=10 and bias=-10"):
-        SigmoidPairs().losses(fixed_towers("info_nce"), points())
+        SigmoidPairs(VOCABULARY).losses(fixed_towers("info_nce"), points())
 
 
 def test_images_come_as_they_are(make_batch: Any) -> None:
@@ -143,7 +147,7 @@ def test_images_come_as_they_are(make_batch: Any) -> None:
         {"first_pixels": np.full((3, 2, 2), i, np.float32), "second_ids": np.arange(i + 1)}
         for i in range(3)
     ]
-    batch = make_batch(InfoNCE(), rows)
+    batch = make_batch(InfoNCE(VOCABULARY), rows)
     assert batch["first_pixels"].shape == (3, 3, 2, 2)
     assert set(batch) == {"first_pixels", "second_ids", "second_valid"}
 

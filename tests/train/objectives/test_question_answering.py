@@ -11,6 +11,7 @@ from pharos.train.objectives.question_answering import (
     QuestionAnswering,
     answer_windows,
 )
+from pharos.train.objectives.vocabulary import Vocabulary
 
 CLS, SEP = 1, 2
 
@@ -61,7 +62,7 @@ def test_a_question_that_leaves_no_room_is_refused() -> None:
 
 
 def test_both_ends_count_half_and_padding_is_no_candidate(tiny: Any, make_batch: Any) -> None:
-    objective = QuestionAnswering()
+    objective = QuestionAnswering(Vocabulary(size=61))
     rows = windows([10, 11, 12], (1, 2)) + windows([10, 11, 12, 13, 14], None)
     model = tiny("bert", "question_answering").eval()
     batch = make_batch(objective, rows)
@@ -79,7 +80,7 @@ def test_both_ends_count_half_and_padding_is_no_candidate(tiny: Any, make_batch:
 def test_spans_are_learnt_by_heart(
     kind: str, tiny: Any, text: Any, make_batch: Any, learn: Any
 ) -> None:
-    objective = QuestionAnswering()
+    objective = QuestionAnswering(Vocabulary(size=61))
     rows = [
         {"ids": text(length, length), "start": np.array(start), "end": np.array(end)}
         for length, start, end in ((12, 3, 5), (20, 0, 0), (9, 8, 8))

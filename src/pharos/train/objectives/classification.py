@@ -9,7 +9,7 @@ Shapes: B texts, T tokens of the longest, C classes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,8 +19,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from pharos.core.errors import TrainingError
 from pharos.data.rows import Row
 from pharos.models import encoder_heads, heads
+from pharos.models.family import Task
 from pharos.train.objective import IGNORED, Batch
 from pharos.train.objectives.supervised import check_head, collate_texts, head_output, pad
+from pharos.train.objectives.vocabulary import Vocabulary
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 TEXT_HEADS = (encoder_heads.FirstTokenClassifier, heads.LastTokenClassifier)
@@ -28,13 +30,21 @@ TOKEN_HEADS = (encoder_heads.TokenClassifier, heads.TokenClassifier)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SequenceClassification:
-    """One answer for a text, and what `label` is: a class (`single_label_classification`), for each
-    class 0 or 1 (`multi_label_classification`), or a number, or several (`regression`, by the
-    squared error). Each class of several, and each number, counts as a target."""
+class SequenceClassificationConfig:
+    """What `label` is: a class (`single_label_classification`), for each class 0 or 1
+    (`multi_label_classification`), or a number, or several (`regression`, by the squared error)."""
 
     problem_type: ProblemType = "single_label_classification"
-    pad_id: int = 0
+
+
+class SequenceClassification:
+    """One answer for a text. Each class of several, and each number, counts as a target."""
+
+    task: ClassVar[Task] = "sequence_classification"
+    """What the model is made for."""
+
+    def __init__(self, config: SequenceClassificationConfig, vocabulary: Vocabulary) -> None:
+        self.problem_type, self.pad_id = config.problem_type, vocabulary.pad_id
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -59,7 +69,7 @@ class SequenceClassification:
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """With classes also `correct`: how many were right."""
-        check_head(model, TEXT_HEADS, "sequence_classification")
+        check_head(model, TEXT_HEADS, self.task)
         y_BC, labels = head_output(model, batch).float(), batch["labels"]
         if self.problem_type == "single_label_classification":
             return class_losses(self.term, y_BC, labels)
@@ -75,15 +85,15 @@ class SequenceClassification:
         return {self.term: loss, "correct": ((y_BC > 0) == (labels > 0.5)).float().sum()}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class TokenClassification:
     """A class for each token whose label is not IGNORED."""
 
-    pad_id: int = 0
+    task: ClassVar[Task] = "token_classification"
+    """What the model is made for."""
+    weights: Mapping[str, float] = {"token_classification": 1.0}
 
-    @property
-    def weights(self) -> Mapping[str, float]:
-        return {"token_classification": 1.0}
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.pad_id = vocabulary.pad_id
 
     def example(self, row: Row, generator: np.random.Generator) -> Row:
         return row
@@ -97,7 +107,7 @@ class TokenClassification:
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Also `correct`: how many were right."""
-        check_head(model, TOKEN_HEADS, "token_classification")
+        check_head(model, TOKEN_HEADS, self.task)
         y_NC = head_output(model, batch).float().flatten(0, 1)
         return class_losses("token_classification", y_NC, batch["labels"].flatten())
 

@@ -15,7 +15,6 @@ Shapes: b pairs of this rank, B of all, E width of the shared space.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,20 +28,19 @@ from pharos.data.rows import Row
 from pharos.models.two_towers import TwoTowers
 from pharos.train.objective import Batch
 from pharos.train.objectives.supervised import collate_texts
+from pharos.train.objectives.vocabulary import Vocabulary
 
 SIDES = ("first_", "second_")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class InfoNCE:
     """A pair's loss is the mean of two cross-entropies: of the first choosing its second, and the
     other way round."""
 
-    pad_id: int = 0
+    weights: Mapping[str, float] = {"info_nce": 1.0}
 
-    @property
-    def weights(self) -> Mapping[str, float]:
-        return {"info_nce": 1.0}
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.pad_id = vocabulary.pad_id
 
     def example(self, row: Row, generator: np.random.Generator) -> Row:
         return row
@@ -67,16 +65,14 @@ class InfoNCE:
         return {"info_nce": loss, "correct": (of_first_bB.argmax(-1) == partner_b).float().sum()}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class SigmoidPairs:
     """A pair's loss is the sum over its line of pairings: itself, and its first with all others'
     seconds."""
 
-    pad_id: int = 0
+    weights: Mapping[str, float] = {"sigmoid_pairs": 1.0}
 
-    @property
-    def weights(self) -> Mapping[str, float]:
-        return {"sigmoid_pairs": 1.0}
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.pad_id = vocabulary.pad_id
 
     def example(self, row: Row, generator: np.random.Generator) -> Row:
         return row

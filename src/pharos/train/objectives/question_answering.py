@@ -6,7 +6,7 @@ Shapes: B windows, T tokens of the longest.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from torch.nn.functional import cross_entropy
 
 from pharos.data.rows import Row
 from pharos.models.encoder_heads import QuestionAnswering as QuestionAnsweringHead
+from pharos.models.family import Task
 from pharos.train.objective import Batch
 from pharos.train.objectives.supervised import check_head, collate_texts, head_output
+from pharos.train.objectives.vocabulary import Vocabulary
 
 NO_ANSWER = 0
 """The place that both ends point to: that of `[CLS]`."""
@@ -63,16 +65,16 @@ def _ends_in_window(
     return answer[0] - first + offset, answer[1] - first + offset
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class QuestionAnswering:
     """Rows have `ids`, maybe `token_types`, and `start` and `end`: the places in `ids` of the
     answer's first and last token. A window's loss is the mean of its two ends'."""
 
-    pad_id: int = 0
+    task: ClassVar[Task] = "question_answering"
+    """What the model is made for."""
+    weights: Mapping[str, float] = {"answer_span": 1.0}
 
-    @property
-    def weights(self) -> Mapping[str, float]:
-        return {"answer_span": 1.0}
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.pad_id = vocabulary.pad_id
 
     def example(self, row: Row, generator: np.random.Generator) -> Row:
         return row
@@ -89,7 +91,7 @@ class QuestionAnswering:
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Also `exact`: how many windows have both ends right."""
-        check_head(model, (QuestionAnsweringHead,), "question_answering")
+        check_head(model, (QuestionAnsweringHead,), self.task)
         ends = head_output(model, batch)
         is_padding_BT = ~batch["valid"]
         start_BT = ends.start.float().masked_fill(is_padding_BT, -torch.inf)
