@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -56,7 +56,8 @@ class TrainingPanel(Observer):
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
-        if self.best is None or not evaluation.val_loss >= self.best.val_loss:
+        best = math.inf if self.best is None else self.best.val_loss
+        if evaluation.val_loss < best:
             self.best = evaluation
         if self.live is None:
             self._print(f"step {evaluation.step:,}: validation loss {evaluation.val_loss:.4f}")
@@ -103,46 +104,46 @@ class TrainingPanel(Observer):
         bar.add_row(Text(f"step {step:,} of {facts.steps:,}"), total, Text(left))
         width = max(16, self.console.width - 6)
         curve = Text(sparkline(self.losses, width), style="yellow")
-        title = Text(shown_path(facts.output))
-        return Panel(Group(bar, Text(), curve, Text(), self._figures()), title=title)
+        parts: list[RenderableType] = [bar, Text(), curve, Text(), self._figures()]
+        if self.checkpoint:
+            parts.append(Text(f"checkpoint: {self.checkpoint}", style="dim"))
+        return Panel(Group(*parts), title=Text(shown_path(facts.output)))
 
     def _figures(self) -> Table:
         table = Table.grid(padding=(0, 2))
         for _ in range(2):
             table.add_column(style="dim", no_wrap=True)
-            table.add_column(no_wrap=True, min_width=16)
-        cells = self._cells()
-        for first in range(0, len(cells), 2):
-            pair = cells[first : first + 2]
+            table.add_column(no_wrap=True, min_width=20)
+        cells = [*self._measured(), *self._known()]
+        for pair in zip(cells[::2], cells[1::2], strict=True):
             table.add_row(*(Text(part) for cell in pair for part in cell))
         return table
 
-    def _cells(self) -> list[tuple[str, str]]:
-        facts, record = self.facts, self.record
-        cells = [("parameters", f"{facts.num_trainable:,}"), ("device", one_line(facts.device))]
-        if record is not None:
-            mfu = "" if record.mfu is None else f"{record.mfu:.1%}"
-            waited = record.waited_seconds / max(record.seconds, 1e-9)
-            cells = [
-                ("train loss", f"{record.train_loss:.4f}"),
-                ("validation", self._validation()),
-                ("learning rate", f"{record.learning_rate:.2e}"),
-                ("gradient norm", f"{record.gradient_norm:.3g}"),
-                ("tokens/s", f"{record.tokens_per_second:,.0f}"),
-                ("MFU", mfu or "not known here"),
-                ("tokens", f"{record.tokens:,}"),
-                ("memory", f"{record.memory_bytes / 2**30:.2f} GiB"),
-                ("step", f"{record.seconds * 1000:,.1f} ms"),
-                ("waiting", f"{waited:.1%} of the time"),
-                *cells,
-            ]
-        return [*cells, ("checkpoint", self.checkpoint)] if self.checkpoint else cells
+    def _measured(self) -> list[tuple[str, str]]:
+        record, now, best = self.record, self.evaluation, self.best
+        if record is None:
+            return []
+        waited = record.waited_seconds / max(record.seconds, 1e-9)
+        return [
+            ("train loss", f"{record.train_loss:.4f}"),
+            ("learning rate", f"{record.learning_rate:.2e}"),
+            ("validation loss", "not yet" if now is None else f"{now.val_loss:.4f}"),
+            ("gradient norm", f"{record.gradient_norm:.3g}"),
+            ("best", "" if best is None else f"{best.val_loss:.4f} at step {best.step:,}"),
+            ("memory", f"{record.memory_bytes / 2**30:.2f} GiB"),
+            ("tokens/s", f"{record.tokens_per_second:,.0f}"),
+            ("MFU", "not known here" if record.mfu is None else f"{record.mfu:.1%}"),
+            ("tokens", f"{record.tokens:,}"),
+            ("waiting for data", f"{waited:.1%} of the time"),
+        ]
 
-    def _validation(self) -> str:
-        if self.evaluation is None or self.best is None:
-            return "not yet"
-        now, best = self.evaluation, self.best
-        return f"{now.val_loss:.4f} (best {best.val_loss:.4f} at step {best.step:,})"
+    def _known(self) -> list[tuple[str, str]]:
+        facts = self.facts
+        processes = f" × {facts.processes}" if facts.processes > 1 else ""
+        return [
+            ("parameters", f"{facts.num_trainable:,}"),
+            ("device", one_line(facts.device) + processes),
+        ]
 
 
 def line(record: StepRecord, steps: int, seconds_left: float) -> str:

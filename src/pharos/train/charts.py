@@ -57,7 +57,7 @@ def chart(
     drawn = [each for each in drawn if each.points]
     if not drawn:
         return ""
-    x_axis = axis([x for each in drawn for x, _ in each.points])
+    x_axis = axis([x for each in drawn for x, _ in each.points], most_ticks=max(2, width // 90))
     values = [y for each in drawn for _, y in each.points]
     y_axis = log_axis(values) if is_log else axis([0.0, *values] if from_zero else values)
 
@@ -152,7 +152,7 @@ def _curve(series: Series, place: Callable[[Point], Point]) -> str:
     style = html.escape(series.style, quote=True)
     places = [place(point) for point in series.points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    parts = [f'<polyline class="{style}" points="{path}"/>']
+    parts = [f'<polyline class="{style}" fill="none" points="{path}"/>']
     if series.has_dots or len(places) == 1:
         for (step, value), (x, y) in zip(series.points, places, strict=True):
             said = html.escape(f"{series.label} {value:.4f} at step {step:,.0f}")

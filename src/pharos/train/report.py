@@ -131,9 +131,18 @@ def _curves(lines: Sequence[Line]) -> str:
 def _halves(lines: Sequence[Line]) -> list[tuple[str, str]]:
     """The smaller charts, with their titles."""
 
-    def drawn(title: str, key: str, **settings: bool) -> tuple[str, str]:
+    def drawn(
+        title: str, key: str, *, from_zero: bool = False, is_log: bool = False
+    ) -> tuple[str, str]:
         series = Series(label=title.lower(), points=_points(lines, key), style="other")
-        return title, chart([series], title=f"{title} by step", height=340, **settings)
+        return title, chart(
+            [series],
+            title=f"{title} by step",
+            from_zero=from_zero,
+            is_log=is_log,
+            width=340,
+            height=190,
+        )
 
     return [
         drawn("Learning rate", "learning_rate", from_zero=True),
@@ -147,8 +156,9 @@ def _evaluations(lines: Sequence[Line]) -> str:
     if not evaluated:
         return ""
     names = sorted({key for line in evaluated for key in line if key.startswith("val/")})
-    if len(names) == 1:  # it is the loss itself
-        names = []
+    names = [
+        name for name in names if any(line.get(name) != line["val_loss"] for line in evaluated)
+    ]
     best = best_evaluation(lines)
     columns: list[tuple[str, Callable[[Line], str]]] = [
         ("Step", lambda line: f"{line['step']:,}"),
