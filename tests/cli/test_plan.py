@@ -114,7 +114,7 @@ def test_a_model_that_is_not_known_is_told_the_known_shapes(pharos) -> None:
 def test_an_encoder_has_no_tokens_to_serve(pharos, bert_folder: Path) -> None:
     run = pharos("plan", "serve", bert_folder)
     assert run.code == 2
-    assert "writes no text" in run.err
+    assert "is no decoder" in run.err
 
 
 def test_a_law_is_fitted_written_and_planned_with(pharos, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def train(
       pharos plan train --model llama-2-7b --tokens 2T --gpu a100-80 --mfu 0.45
       pharos plan train --money 50k --days 14
     """
-    from pharos.cli import plan_tables, terminal
+    from pharos.cli import terminal, training_tables
     from pharos.train.planner import Assumptions, Given, device_named, plan_training
 
     given = Given(compute=compute, params=params, tokens=tokens, money=money, days=days, gpus=gpus)
@@ -140,9 +140,9 @@ def train(
     )
     made = plan_training(given, assumptions, None if model is None else shape_of(model))
     if as_json:
-        terminal.print_json(plan_tables.training_json(made))
+        terminal.print_json(training_tables.training_json(made))
     else:
-        plan_tables.print_training(made)
+        training_tables.print_training(made)
 
 
 @plan.command()
@@ -216,7 +216,7 @@ def serve(
       pharos plan serve path/to/model --requests 50 --prompt-tokens 2000 --output-tokens 300
       pharos plan serve --params 13B --layers 40 --kv-heads 40
     """
-    from pharos.cli import plan_tables, terminal
+    from pharos.cli import serving_tables, terminal
     from pharos.train.planner import Load, ServingSetup, device_named, plan_serving, plans_by_gpus
 
     load = Load(
@@ -238,9 +238,9 @@ def serve(
     made = plan_serving(shape, load, setup)
     others = [] if gpus is not None else plans_by_gpus(shape, load, setup)
     if as_json:
-        terminal.print_json(plan_tables.serving_json(made, others))
+        terminal.print_json(serving_tables.serving_json(made, others))
     else:
-        plan_tables.print_serving(made, others)
+        serving_tables.print_serving(made, others)
 
 
 @plan.command()
@@ -274,18 +274,18 @@ def fit(
       pharos plan fit runs.csv --compute 1e21
       pharos plan fit runs.jsonl --out law.json && pharos plan train --law law.json --compute 1e21
     """
-    from pharos.cli import plan_tables, terminal
+    from pharos.cli import terminal, training_tables
     from pharos.train.planner.fit import fit_law, read_runs
 
     fitted = fit_law(read_runs(runs), num_resamples=resamples, seed=seed)
     if out is not None:
         from pharos.core.json_files import write_object
 
-        write_object(out, plan_tables.law_json(fitted.law))
+        write_object(out, training_tables.law_json(fitted.law))
     if as_json:
-        terminal.print_json(plan_tables.fit_json(fitted, compute))
+        terminal.print_json(training_tables.fit_json(fitted, compute))
     else:
-        plan_tables.print_fit(fitted, compute)
+        training_tables.print_fit(fitted, compute)
 
 
 def scaling_law(name: str) -> "ScalingLaw":
@@ -298,31 +298,21 @@ def scaling_law(name: str) -> "ScalingLaw":
 
 def shape_of(name: str) -> "ModelShape":
     """Of a shape known by name, or of a model's config, which needs torch to be described."""
-    from pharos.train.planner import known_shape
-
-    return known_shape(name) or configured_shape(name)
-
-
-def configured_shape(name: str) -> "ModelShape":
     from pharos.core import ModelError
     from pharos.core.json_files import read_object
-    from pharos.models.describe import describe_config
     from pharos.models.resolve import find_model
-    from pharos.train.planner import SHAPES
-    from pharos.train.planner.shapes import described_shape
+    from pharos.train.planner import known_shape
 
+    known = known_shape(name)
+    if known is not None:
+        return known
     try:
         path = Path(name) if Path(name).is_file() else find_model(name).path / "config.json"
     except ModelError as error:
-        known = ", ".join(shape.name for shape in SHAPES)
-        raise ModelError(f"{error}; or a shape that is known: {known}") from None
-    raw = read_object(path)
-    return described_shape(
-        path.resolve().parent.name,
-        describe_config(raw),
-        num_experts=int(raw.get("num_local_experts") or 1),
-        experts_per_token=int(raw.get("num_experts_per_tok") or 1),
-    )
+        raise ModelError(f"{error}; or a shape that is known: {SHAPE_NAMES}") from None
+    from pharos.train.planner.configured import configured_shape
+
+    return configured_shape(path.resolve().parent.name, read_object(path))
 
 
 def served_shape(

@@ -2,11 +2,10 @@ from typing import Any
 
 import pytest
 
-from pharos.models.describe import describe_config
+from pharos.train.planner.configured import configured_shape
 from pharos.train.planner.shapes import (
     SHAPES,
     assumed_shape,
-    described_shape,
     known_shape,
     numbered_shape,
 )
@@ -70,13 +69,23 @@ CONFIGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 def test_known_shapes_are_those_of_the_networks(shape: Any) -> None:
     config = CONFIGS[shape.name]
-    described = described_shape(
-        shape.name,
-        describe_config(config),
-        num_experts=config.get("num_local_experts", 1),
-        experts_per_token=config.get("num_experts_per_tok", 1),
-    )
-    assert described == shape
+    assert configured_shape(shape.name, config) == shape
+
+
+def test_an_encoder_is_no_decoder_and_as_wide_as_its_config_says() -> None:
+    sizes = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+    raw = {"model_type": "albert", "architectures": ["AlbertModel"], "vocab_size": 30000}
+    albert = configured_shape("albert", raw | sizes | {"intermediate_size": 3072})
+    assert not albert.is_decoder
+    assert (albert.hidden_size, albert.num_layers) == (768, 12)
+
+
+def test_an_encoder_decoder_is_planned_by_all_its_layers() -> None:
+    sizes = {"d_model": 64, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    named = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}
+    t5 = configured_shape("t5", named | sizes | {"vocab_size": 320})
+    assert not t5.is_decoder
+    assert t5.num_layers == 2 + 2 * 2
 
 
 def test_a_name_is_known_in_any_case() -> None:

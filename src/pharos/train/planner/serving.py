@@ -153,11 +153,11 @@ class ServingPlan:
 
 
 def plan_serving(shape: ModelShape, load: Load, setup: ServingSetup) -> ServingPlan:
-    """Raises ValueError where the model writes no text, or where it, or the batch that was asked
+    """Raises ValueError where the model is no decoder, or where it, or the batch that was asked
     for, does not fit."""
     if not shape.is_decoder:
         raise ValueError(
-            f"{shape.name} keeps no keys and values: it writes no text; plan a decoder"
+            f"{shape.name} is no decoder, which writes text token by token; only those are planned"
         )
     if shape.context is not None and load.sequence_length > shape.context:
         raise ValueError(

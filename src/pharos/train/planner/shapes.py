@@ -1,12 +1,8 @@
-"""The sizes of a decoder that a plan asks for: known by name, read from a model's description, or
-assumed from a number of parameters."""
+"""The sizes of a model that a plan asks for: known by name, or assumed from a number of parameters.
+(`configured.py` reads them from a `config.json`, which needs torch.)"""
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # a plan by numbers does without torch
-    from pharos.models.describe import ModelDescription
 
 ASSUMED_VOCABULARY = 32_000
 
@@ -161,34 +157,6 @@ SHAPES = (
 
 def known_shape(name: str) -> ModelShape | None:
     return next((shape for shape in SHAPES if shape.name == name.casefold()), None)
-
-
-def described_shape(
-    name: str, description: "ModelDescription", *, num_experts: int = 1, experts_per_token: int = 1
-) -> ModelShape:
-    """The sizes of a network that `pharos.models.describe` has looked through. Layers that look
-    back differently far are taken as if they all saw everything: a plan errs on the safe side."""
-    attention = description.attention
-    first, reaches = attention[0], {shape.reach for shape in attention}
-    tables = (part.shape for part in description.parts if part.name.endswith("embedding.weight"))
-    vocab_size, hidden_size = next(tables)
-    return ModelShape(
-        name=name,
-        num_parameters=description.num_parameters,
-        num_active_parameters=description.num_active_parameters,
-        num_embedding_parameters=description.num_embedding_parameters,
-        num_layers=len(attention),
-        hidden_size=hidden_size,
-        num_heads=first.num_heads,
-        num_kv_heads=first.num_kv_heads,
-        head_dim=first.head_dim,
-        vocab_size=vocab_size,
-        context=description.max_positions,
-        window=reaches.pop() if len(reaches) == 1 else None,
-        num_experts=num_experts,
-        experts_per_token=experts_per_token,
-        is_decoder=any(shape.is_cached for shape in attention),
-    )
 
 
 def assumed_shape(num_parameters: float) -> ModelShape:
