@@ -61,7 +61,10 @@ def build(
         typer.Option("--text-field", metavar="NAME", help="Where .jsonl and .parquet have it."),
     ] = "text",
     near: Annotated[
-        float, typer.Option("--near", metavar="0.5-1", help="Similar from here on is the same.")
+        float,
+        typer.Option(
+            "--near", metavar="0.5-1", help="Similar from here on is the same; 0: only equal texts."
+        ),
     ] = 0.8,
     no_clean: Annotated[bool, typer.Option("--no-clean", help="Leave characters alone.")] = False,
     no_dedup: Annotated[bool, typer.Option("--no-dedup", help="Keep duplicates.")] = False,
@@ -100,7 +103,7 @@ def build(
     config = CorpusConfig(
         clean=not no_clean,
         exact=not no_dedup,
-        near_threshold=None if no_dedup else near,
+        near_threshold=None if no_dedup or not near else near,
         quality=None if no_quality else QualityConfig(),
     )
     crew = workers or usable_cores()

@@ -29,6 +29,7 @@ _BULLETS = ("-", "•", "*", "‣", "◦", "–")
 _ELLIPSES = ("...", "…")
 _SENTENCE_END = re.compile(r"[.!?](?=[\s\"'”’)\]]|$)")
 _PARAGRAPHS = re.compile(r"\n\s*\n")
+_LETTER = re.compile(r"[^\W\d_]")
 _PLACEHOLDER = "lorem ipsum"
 
 
@@ -150,12 +151,14 @@ class Measured:
     @property
     def alphabetic_words(self) -> float:
         """Those with a letter in them."""
-        return _share(sum(map(_has_letter, self._words)), self._words)
+        others = [word for word in self._words if not word.isalpha()]
+        without = sum(_LETTER.search(word) is None for word in others)
+        return _share(self.words - without, self._words)
 
     @property
     def stop_words(self) -> int:
         """How many different ones there are."""
-        return len(self._stop_words.intersection(word.lower() for word in self._words))
+        return len(self._stop_words.intersection(self._lower))
 
     @property
     def duplicate_lines(self) -> float:
@@ -175,52 +178,58 @@ class Measured:
         return _duplicate_characters(self._paragraphs)
 
     def broken_ngram(self, rule: str, limits: Limits) -> Rejection | None:
-        """The first limit, of the shortest n-grams, that is broken."""
-        measure = self.top_ngram if rule == "max_top_ngram" else self.duplicate_ngrams
+        """The limit of the shortest n-grams that is broken, if any is. What stands in a repeated
+        n-gram stands in shorter ones too: where those are rare, longer ones are not looked at."""
+        is_top = rule == "max_top_ngram"
         for length in sorted(limits):
-            if found := _broken(f"{rule}[{length}]", measure(length), limits[length]):
+            value = self.top_ngram(length) if is_top else self.duplicate_ngrams(length)
+            if found := _broken(f"{rule}[{length}]", value, limits[length]):
                 return found
+            if not is_top and value <= min(limits.values()):
+                break
         return None
 
     def top_ngram(self, length: int) -> float:
         """The share of the characters that the most frequent n-gram makes up, if it occurs twice.
         Of equally frequent ones the longest counts."""
-        numbers = self._ngrams(length)
-        counts = np.bincount(numbers) if len(numbers) else np.zeros(1, np.int64)
-        if (most := counts.max()) < 2:
+        ngrams = self._ngrams(length)
+        if ngrams.are_unique:
             return 0.0
-        sizes = self._sizes_of_ngrams(length)[counts[numbers] == most]
-        return min(1.0, float(most * sizes.max() / max(self._num_characters, 1)))
+        counts = np.bincount(ngrams.numbers)
+        most = counts.max()
+        sizes = self._sizes_of_ngrams(length)[counts[ngrams.numbers] == most]
+        return min(1.0, float(most * sizes.max() / self._num_characters))
 
     def duplicate_ngrams(self, length: int) -> float:
         """The share of the characters that stand in n-grams that occurred before."""
-        numbers = self._ngrams(length)
-        is_first = np.zeros(len(numbers), bool)
-        is_first[np.unique(numbers, return_index=True)[1]] = True
-        starts = np.flatnonzero(~is_first)
-        if not len(starts):
+        ngrams = self._ngrams(length)
+        if ngrams.are_unique:
             return 0.0
-        steps = np.zeros(self.words + 1, np.int64)
-        np.add.at(steps, starts, 1)
-        np.add.at(steps, starts + length, -1)
-        is_covered = np.cumsum(steps[:-1]) > 0
+        starts = np.ones(len(ngrams.numbers), bool)
+        starts[ngrams.first] = False
+        is_covered = np.zeros(self.words, bool)
+        for shift in range(length):
+            is_covered[shift : shift + len(starts)] |= starts
         return float(self._word_lengths[is_covered].sum() / self._num_characters)
 
-    def _ngrams(self, length: int) -> NDArray[np.int64]:
-        """The n-grams as numbers, equal ones alike. Those of n words are pairs of one of n - 1 and
-        a word."""
-        while len(self._numbered) < length:
-            shorter = self._numbered[-1]
-            pairs = shorter[:-1] * (self.words + 1) + self._numbered[0][len(self._numbered) :]
-            self._numbered.append(np.unique(pairs, return_inverse=True)[1])
-        return self._numbered[length - 1]
+    def _ngrams(self, length: int) -> "_Ngrams":
+        """Those of n words are pairs of one of n - 1 and a word."""
+        while len(self._known_ngrams) < length:
+            known, words = self._known_ngrams, self._known_ngrams[0].numbers
+            pairs = known[-1].numbers[:-1] * (self.words + 1) + words[len(known) :]
+            known.append(_Ngrams.of(pairs))
+        return self._known_ngrams[length - 1]
 
     @cached_property
-    def _numbered(self) -> list[NDArray[np.int64]]:
+    def _known_ngrams(self) -> list["_Ngrams"]:
         """N-grams of 1 word, of 2, of 3, … as far as they were asked for."""
         numbers: dict[str, int] = {}
-        words = [numbers.setdefault(word.lower(), len(numbers)) for word in self._words]
-        return [np.array(words, np.int64)]
+        words = [numbers.setdefault(word, len(numbers)) for word in self._lower]
+        return [_Ngrams.of(np.array(words, np.int64))]
+
+    @cached_property
+    def _lower(self) -> list[str]:
+        return [word.lower() for word in self._words]
 
     def _sizes_of_ngrams(self, length: int) -> NDArray[np.int64]:
         ends = np.zeros(self.words + 1, np.int64)
@@ -244,12 +253,25 @@ class Measured:
         return [part for part in map(str.strip, _PARAGRAPHS.split(self._text)) if part]
 
 
+@dataclass(frozen=True, slots=True)
+class _Ngrams:
+    """The n-grams of a text as numbers, equal ones alike, and where each occurs first."""
+
+    numbers: NDArray[np.int64]
+    first: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, keys: NDArray[np.int64]) -> Self:
+        _, first, numbers = np.unique(keys, return_index=True, return_inverse=True)
+        return cls(numbers, first)
+
+    @property
+    def are_unique(self) -> bool:
+        return len(self.first) == len(self.numbers)
+
+
 def _share(count: int, of: Sequence[str]) -> float:
     return count / max(len(of), 1)
-
-
-def _has_letter(word: str) -> bool:
-    return word.isalpha() or any(map(str.isalpha, word))
 
 
 def _duplicate_characters(parts: Sequence[str]) -> float:
