@@ -48,7 +48,9 @@ def test_optimizers_keep_what_their_papers_say(
     assert least <= per_parameter <= most
 
 
-MT_NLG = replace(assumed_shape(530e9), num_layers=105, hidden_size=20480, num_heads=128)
+MT_NLG = replace(
+    assumed_shape(530e9), num_layers=105, hidden_size=20480, num_heads=128, mlp_kept=8 * 20480
+)
 
 
 @pytest.mark.parametrize(("model", "saved"), [(shape("gpt3-175b"), 0.70), (MT_NLG, 0.65)])
@@ -66,6 +68,14 @@ def test_a_layer_keeps_what_the_formula_says() -> None:
     assert layer_activation_bytes(model, 2048, 3, "selective") == 34 * sbh
     assert layer_activation_bytes(model, 2048, 3, "selective", tensor=8) == 13 * sbh
     assert layer_activation_bytes(model, 2048, 3, "full") == 2 * sbh
+
+
+def test_a_gated_feed_forward_keeps_more_and_a_token_of_a_mixture_that_of_its_experts() -> None:
+    """Inner numbers in 16 bits: gate, up, the gate's activation, their product."""
+    llama, mixtral = shape("llama-3-8b"), shape("mixtral-8x7b")
+    for model, experts in ((llama, 1), (mixtral, 2)):
+        kept = layer_activation_bytes(model, 1024, 1, "selective")
+        assert kept == 1024 * (18 * 4096 + experts * 4 * 2 * 14336)
 
 
 def test_sharing_more_never_takes_more() -> None:

@@ -20,6 +20,7 @@ PALM = ModelShape(
     num_kv_heads=1,
     head_dim=256,
     vocab_size=256_000,
+    mlp_kept=4 * 73_728,
     context=2048,
 )
 

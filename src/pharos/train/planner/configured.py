@@ -15,6 +15,9 @@ def configured_shape(name: str, raw: Mapping[str, Any]) -> ModelShape:
     config = family_of(raw.get("model_type")).config.from_hugging_face(raw)
     description = describe_config(raw)
     attention = description.attention
+    is_gated = any(part.name.endswith("gate.weight") for part in description.parts)
+    inner = (4 if is_gated else 2) * getattr(config, "intermediate_size", 4 * config.hidden_size)
+    experts_per_token = getattr(config, "num_experts_per_tok", 1)
     first, reaches = attention[0], {shape.reach for shape in attention}
     return ModelShape(
         name=name,
@@ -27,9 +30,10 @@ def configured_shape(name: str, raw: Mapping[str, Any]) -> ModelShape:
         num_kv_heads=first.num_kv_heads,
         head_dim=first.head_dim,
         vocab_size=config.vocab_size,
+        mlp_kept=inner * experts_per_token,
         context=description.max_positions,
         window=reaches.pop() if len(reaches) == 1 else None,
         num_experts=getattr(config, "num_local_experts", 1),
-        experts_per_token=getattr(config, "num_experts_per_tok", 1),
+        experts_per_token=experts_per_token,
         is_decoder=all(shape.is_cached for shape in attention),
     )

@@ -13,9 +13,11 @@ but sharding divides other parts of it (Rajbhandari et al. 2020, arXiv:1910.0205
 Activations by Korthikanti et al. 2022 (arXiv:2205.05198), in bytes of a layer with sequences of s,
 b of them, width h, a heads, tensor parallel over t without sequence parallelism:
 
-    none         s b h (10 + 24/t + 5 a s / (h t))
-    selective    s b h (10 + 24/t)       attention's scores are computed again
-    full         s b h · 2               the layer's input is kept, all else computed again
+    none         s b (10 h + (8 h + 2 m) / t + 5 a s / t)
+    selective    s b (10 h + (8 h + 2 m) / t)    attention's scores are computed again
+    full         s b · 2 h                       but for a layer's input, all is computed again
+
+The paper's m, the numbers that the feed-forward keeps, is 8 h; it is more where it is gated.
 
 A fused attention never keeps its scores: with it, `none` needs what `selective` does.
 """
@@ -119,14 +121,13 @@ def layer_activation_bytes(
     checkpointing: Checkpointing,
     tensor: int = 1,
 ) -> float:
-    tokens_times_width = sequence_length * micro_batch * shape.hidden_size
+    tokens = sequence_length * micro_batch
     if checkpointing == "full":
-        return 2.0 * tokens_times_width
-    factor = 10 + 24 / tensor
+        return 2.0 * tokens * shape.hidden_size
+    kept = 10 * shape.hidden_size + (8 * shape.hidden_size + 2 * shape.mlp_kept) / tensor
     if checkpointing == "none":
-        scores = 5 * shape.num_heads * sequence_length / (shape.hidden_size * tensor)
-        factor += scores
-    return tokens_times_width * factor
+        kept += 5 * shape.num_heads * sequence_length / tensor
+    return tokens * kept
 
 
 def activation_bytes(job: Job, mesh: Mesh, micro_batch: int) -> float:

@@ -11,7 +11,9 @@ ASSUMED_VOCABULARY = 32_000
 class ModelShape:
     """`num_active_parameters` are those that a token meets; fewer than all in a mixture of
     `num_experts`, of which it meets `experts_per_token`. `window` is how far each layer looks back,
-    None where one of them sees everything. `context` is the longest sequence it was made for. A
+    None where one of them sees everything. `mlp_kept` are the numbers that the feed-forward keeps
+    of a token for the backward pass: 2 for each inner one, 4 where it is gated, for each expert
+    that the token meets. `context` is the longest sequence it was made for. A
     decoder keeps keys and values of what it has written."""
 
     name: str
@@ -24,6 +26,7 @@ class ModelShape:
     num_kv_heads: int
     head_dim: int
     vocab_size: int
+    mlp_kept: int
     context: int | None = None
     window: int | None = None
     num_experts: int = 1
@@ -63,46 +66,51 @@ def _decoder(
     kv_heads: int,
     vocab: int,
     context: int,
+    gated: int | None = None,
     head_dim: int = 128,
 ) -> ModelShape:
+    """`gated` is the inner width of a gated feed-forward; without, it is GPT's, four times as wide
+    as the model."""
+    hidden_size = heads * head_dim
     return ModelShape(
         name=name,
         num_parameters=parameters,
         num_active_parameters=parameters,
         num_embedding_parameters=embedding,
         num_layers=layers,
-        hidden_size=heads * head_dim,
+        hidden_size=hidden_size,
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
         vocab_size=vocab,
+        mlp_kept=8 * hidden_size if gated is None else 4 * gated,
         context=context,
     )
 
 
 _LLAMA_2_7B = _decoder(
     "llama-2-7b", 6_738_415_616, 262_144_000,
-    layers=32, heads=32, kv_heads=32, vocab=32_000, context=4096,
+    layers=32, heads=32, kv_heads=32, vocab=32_000, context=4096, gated=11_008,
 )  # fmt: skip
 _LLAMA_2_13B = _decoder(
     "llama-2-13b", 13_015_864_320, 327_680_000,
-    layers=40, heads=40, kv_heads=40, vocab=32_000, context=4096,
+    layers=40, heads=40, kv_heads=40, vocab=32_000, context=4096, gated=13_824,
 )  # fmt: skip
 _LLAMA_2_70B = _decoder(
     "llama-2-70b", 68_976_648_192, 524_288_000,
-    layers=80, heads=64, kv_heads=8, vocab=32_000, context=4096,
+    layers=80, heads=64, kv_heads=8, vocab=32_000, context=4096, gated=28_672,
 )  # fmt: skip
 _LLAMA_65B = _decoder(
     "llama-65b", 65_285_660_672, 524_288_000,
-    layers=80, heads=64, kv_heads=64, vocab=32_000, context=2048,
+    layers=80, heads=64, kv_heads=64, vocab=32_000, context=2048, gated=22_016,
 )  # fmt: skip
 _LLAMA_3_8B = _decoder(
     "llama-3-8b", 8_030_261_248, 1_050_673_152,
-    layers=32, heads=32, kv_heads=8, vocab=128_256, context=8192,
+    layers=32, heads=32, kv_heads=8, vocab=128_256, context=8192, gated=14_336,
 )  # fmt: skip
 _LLAMA_3_70B = _decoder(
     "llama-3-70b", 70_553_706_496, 2_101_346_304,
-    layers=80, heads=64, kv_heads=8, vocab=128_256, context=8192,
+    layers=80, heads=64, kv_heads=8, vocab=128_256, context=8192, gated=28_672,
 )  # fmt: skip
 _GPT2 = _decoder(
     "gpt2", 124_439_808, 39_383_808,
@@ -123,6 +131,7 @@ _MISTRAL_7B = ModelShape(
     num_kv_heads=8,
     head_dim=128,
     vocab_size=32_000,
+    mlp_kept=4 * 14_336,
     context=32_768,
     window=4096,
 )
@@ -137,6 +146,7 @@ _MIXTRAL_8X7B = ModelShape(
     num_kv_heads=8,
     head_dim=128,
     vocab_size=32_000,
+    mlp_kept=2 * 4 * 14_336,
     context=32_768,
     num_experts=8,
     experts_per_token=2,
@@ -184,6 +194,7 @@ def assumed_shape(num_parameters: float) -> ModelShape:
         num_kv_heads=heads,
         head_dim=head_dim,
         vocab_size=ASSUMED_VOCABULARY,
+        mlp_kept=8 * hidden_size,
     )
 
 
@@ -209,4 +220,5 @@ def numbered_shape(
         num_kv_heads=kv_heads,
         head_dim=head_dim,
         vocab_size=ASSUMED_VOCABULARY,
+        mlp_kept=8 * hidden_size,
     )
