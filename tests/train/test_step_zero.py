@@ -16,7 +16,7 @@ from pharos.train.objectives.classification import (
     SequenceClassificationConfig,
     TokenClassification,
 )
-from pharos.train.objectives.contrastive import InfoNCE
+from pharos.train.objectives.contrastive import ContrastiveConfig, InfoNCE
 from pharos.train.objectives.distillation import Distillation, DistillationConfig
 from pharos.train.objectives.masked_lm import MaskedLM, MaskedLMConfig
 from pharos.train.objectives.question_answering import QuestionAnswering
@@ -34,6 +34,7 @@ VOCABULARY = Vocabulary(
 CAUSAL = CausalLM(CausalLMConfig(), VOCABULARY)
 MASKED = MaskedLM(MaskedLMConfig(rate=0.9), VOCABULARY)
 SPANS = SpanCorruption(SpanCorruptionConfig(), VOCABULARY)
+PAIRS = InfoNCE(ContrastiveConfig(), VOCABULARY)
 
 
 def texts(text: Any, count: int = 6) -> list[Any]:
@@ -96,13 +97,13 @@ def towers(tiny: Any, seeds: tuple[int, ...], width: int = 512) -> TwoTowers:
 
 def pair_batch(text: Any, make_batch: Any) -> Any:
     rows = [{"first_ids": text(9, i), "second_ids": text(9, 50 + i)} for i in range(8)]
-    return make_batch(InfoNCE(VOCABULARY), rows)
+    return make_batch(PAIRS, rows)
 
 
 def test_fresh_towers_pass_with_one_encoder_or_two(tiny: Any, text: Any, make_batch: Any) -> None:
     batch = pair_batch(text, make_batch)
-    check(InfoNCE(VOCABULARY), TwoTowers(TextTower(tiny("bert", "body"))), batch)
-    check(InfoNCE(VOCABULARY), towers(tiny, (1, 2), width=32), batch)
+    check(PAIRS, TwoTowers(TextTower(tiny("bert", "body"))), batch)
+    check(PAIRS, towers(tiny, (1, 2), width=32), batch)
 
 
 def test_fresh_towers_that_are_far_from_ln_b_are_stopped(
@@ -113,7 +114,7 @@ def test_fresh_towers_that_are_far_from_ln_b_are_stopped(
     batch |= {f"second_{name}": batch[f"first_{name}"] for name in ("ids", "valid")}
     model = towers(tiny, (1, 1)).eval()
     with pytest.raises(TrainingError, match=r"info_nce loss is .*ln 8 = 2.079: a fresh model can"):
-        check(InfoNCE(VOCABULARY), model, batch)
+        check(PAIRS, model, batch)
 
 
 def test_a_student_that_knows_something_passes(tiny: Any, text: Any, make_batch: Any) -> None:
@@ -172,7 +173,7 @@ def test_a_towers_id_out_of_range_is_stopped(tiny: Any, text: Any, make_batch: A
     batch = pair_batch(text, make_batch)
     batch["second_ids"][0, 0] = 99
     with pytest.raises(TrainingError, match="second_ids of the first batch hold 99"):
-        check_batch(towers(tiny, (1, 2)), InfoNCE(VOCABULARY), batch)
+        check_batch(towers(tiny, (1, 2)), PAIRS, batch)
 
 
 def test_a_tokenizer_larger_than_the_model_is_stopped(tiny: Any) -> None:

@@ -101,8 +101,9 @@ def _ranges(model: nn.Module, batch: Batch) -> Iterator[tuple[str, int, str]]:
     yield "ids", target, "tokens"
     if "source_ids" in batch:
         yield "source_ids", model.config.vocab_size, "tokens"
-    if "token_types" in batch:
-        yield "token_types", model.config.type_vocab_size, "token types"
+    num_types: int = getattr(model.config, "type_vocab_size", 0)
+    if "token_types" in batch and num_types:
+        yield "token_types", num_types, "token types"
     if "labels" in batch and not batch["labels"].is_floating_point():
         is_lm = isinstance(model, heads.CausalLM | Seq2SeqLM | encoder_heads.MaskedLM)
         yield (

@@ -142,6 +142,23 @@ def test_a_batch_is_learned_by_heart(
     assert objective.losses(model, batch)["correct"] >= 0.95 * objective.count(batch)["causal_lm"]
 
 
+def test_under_autocast_the_loss_is_float32_and_near_that_of_float32(
+    objective: CausalLM,
+    tiny: Callable[..., Any],
+    text: Callable[..., Any],
+    make_batch: Callable[..., Any],
+) -> None:
+    model = tiny("llama", "causal_lm").eval()
+    batch = make_batch(objective, [{"ids": text(33)}])
+    exact = objective.losses(model, batch)["causal_lm"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = objective.losses(model, batch)["causal_lm"]
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
+    torch.testing.assert_close(loss, exact, rtol=5e-3, atol=0)
+
+
 def test_an_adapter_beside_the_head_counts(
     objective: CausalLM,
     tiny: Callable[..., Any],

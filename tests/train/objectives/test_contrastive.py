@@ -13,10 +13,12 @@ from torch.nn.functional import logsigmoid, normalize
 
 from pharos.core.errors import TrainingError
 from pharos.models.two_towers import SIGLIP_BIAS, SIGLIP_SCALE, TextTower, TwoTowers
-from pharos.train.objectives.contrastive import InfoNCE, SigmoidPairs
+from pharos.train.objectives import new_objective
+from pharos.train.objectives.contrastive import ContrastiveConfig, InfoNCE, SigmoidPairs
 from pharos.train.objectives.vocabulary import Vocabulary
 
 PAIRS = 8
+CONFIG = ContrastiveConfig()
 VOCABULARY = Vocabulary(size=61)
 
 
@@ -33,7 +35,9 @@ class Fixed(nn.Module):
 
 
 def make(objective: Any) -> Any:
-    return InfoNCE(VOCABULARY) if objective == "info_nce" else SigmoidPairs(VOCABULARY)
+    return (
+        InfoNCE(CONFIG, VOCABULARY) if objective == "info_nce" else SigmoidPairs(CONFIG, VOCABULARY)
+    )
 
 
 def fixed_towers(objective: str) -> TwoTowers:
@@ -59,8 +63,10 @@ def test_info_nce_is_the_mean_of_both_choices() -> None:
     expected = torch.zeros(())
     for i in range(PAIRS):
         expected = expected - logits[i].log_softmax(0)[i] / 2 - logits[:, i].log_softmax(0)[i] / 2
-    torch.testing.assert_close(InfoNCE(VOCABULARY).losses(model, batch)["info_nce"], expected)
-    assert InfoNCE(VOCABULARY).count(batch) == {"info_nce": PAIRS}
+    torch.testing.assert_close(
+        InfoNCE(CONFIG, VOCABULARY).losses(model, batch)["info_nce"], expected
+    )
+    assert InfoNCE(CONFIG, VOCABULARY).count(batch) == {"info_nce": PAIRS}
 
 
 def test_the_sigmoid_loss_asks_of_each_pairing_by_itself() -> None:
@@ -73,13 +79,13 @@ def test_the_sigmoid_loss_asks_of_each_pairing_by_itself() -> None:
             sign = 1 if i == j else -1
             expected = expected - logsigmoid(sign * (10 * x[i] @ y[j] - 2.0))
     torch.testing.assert_close(
-        SigmoidPairs(VOCABULARY).losses(model, batch)["sigmoid_pairs"], expected
+        SigmoidPairs(CONFIG, VOCABULARY).losses(model, batch)["sigmoid_pairs"], expected
     )
 
 
 def test_towers_that_cannot_tell_pairs_apart_start_at_ln_b() -> None:
     batch = {name: torch.ones(PAIRS, 6) for name in ("first_points", "second_points")}
-    loss = InfoNCE(VOCABULARY).losses(fixed_towers("info_nce"), batch)["info_nce"] / PAIRS
+    loss = InfoNCE(CONFIG, VOCABULARY).losses(fixed_towers("info_nce"), batch)["info_nce"] / PAIRS
     assert loss.item() == pytest.approx(math.log(PAIRS), abs=1e-6)
 
 
@@ -104,7 +110,7 @@ def test_padding_does_not_change_a_texts_vector(
     body = tiny(kind, "encoder" if kind == "t5" else "body")
     towers = TwoTowers(TextTower(body, width=16, pooling=pooling)).eval()
     rows = text_pairs(text)
-    batch = make_batch(InfoNCE(VOCABULARY), rows)
+    batch = make_batch(InfoNCE(CONFIG, VOCABULARY), rows)
     together = towers.first(batch["first_ids"], batch["first_valid"])
     assert together.shape == (len(rows), 16)
     for i, row in enumerate(rows):
@@ -135,11 +141,26 @@ def test_a_shared_tower_has_its_parameters_once(tiny: Any) -> None:
     assert {name.split(".")[0] for name in towers.state_dict()} == {"first", "log_scale"}
 
 
+@pytest.mark.parametrize("objective", ["info_nce", "sigmoid_pairs"])
+def test_an_objective_makes_its_towers_of_one_body(
+    objective: str, tiny: Any, text: Any, make_batch: Any, learn: Any
+) -> None:
+    made = new_objective(objective, {"pooling": "first", "width": 16}, VOCABULARY)
+    assert isinstance(made, InfoNCE | SigmoidPairs)
+    model = made.towers(tiny("bert", made.task))
+    batch = make_batch(made, text_pairs(text))
+    assert model(
+        *({"ids": batch[f"{s}_ids"], "valid": batch[f"{s}_valid"]} for s in ("first", "second"))
+    ).first_BE.shape == (6, 16)
+    losses = learn(made, model, batch, steps=60)
+    assert losses[-1] < losses[0]
+
+
 def test_what_is_no_two_towers_or_lacks_its_bias_is_refused(tiny: Any) -> None:
     with pytest.raises(TrainingError, match="needs two towers, and the model is a Bert"):
-        InfoNCE(VOCABULARY).losses(tiny("bert", "body"), points())
+        InfoNCE(CONFIG, VOCABULARY).losses(tiny("bert", "body"), points())
     with pytest.raises(TrainingError, match="scale=10 and bias=-10"):
-        SigmoidPairs(VOCABULARY).losses(fixed_towers("info_nce"), points())
+        SigmoidPairs(CONFIG, VOCABULARY).losses(fixed_towers("info_nce"), points())
 
 
 def test_images_come_as_they_are(make_batch: Any) -> None:
@@ -147,7 +168,7 @@ def test_images_come_as_they_are(make_batch: Any) -> None:
         {"first_pixels": np.full((3, 2, 2), i, np.float32), "second_ids": np.arange(i + 1)}
         for i in range(3)
     ]
-    batch = make_batch(InfoNCE(VOCABULARY), rows)
+    batch = make_batch(InfoNCE(CONFIG, VOCABULARY), rows)
     assert batch["first_pixels"].shape == (3, 3, 2, 2)
     assert set(batch) == {"first_pixels", "second_ids", "second_valid"}
 

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from pharos.core.errors import TrainingError
+from pharos.models.load import save_model
+from pharos.train.objectives import new_objective
 from pharos.train.objectives.causal_lm import CausalLM, CausalLMConfig
 from pharos.train.objectives.distillation import Distillation, DistillationConfig, soft_loss
 from pharos.train.objectives.masked_lm import MaskedLM, MaskedLMConfig
@@ -171,3 +173,21 @@ def test_a_narrower_student_learns_without_the_cosine(
         tiny("bert", "masked_lm", hidden_size=16), batch
     )
     assert losses["soft"] > 0
+
+
+def test_a_recipe_names_teacher_and_objective(tiny: Any, tmp_path: Any) -> None:
+    save_model(tiny("bert", "masked_lm"), tmp_path)
+    keys = {"teacher": str(tmp_path), "hard": {"name": "masked_lm", "rate": 0.3}, "temperature": 4}
+    objective = new_objective("distillation", keys, VOCABULARY)
+    assert isinstance(objective, Distillation)
+    assert (objective.task, objective.row_length(32)) == ("masked_lm", 30)
+    assert objective.config.temperature == 4
+    keys["hard"] = {"name": "question_answering"}
+    with pytest.raises(TrainingError, match=r"objective\.hard\.name is question_answering"):
+        new_objective("distillation", keys, VOCABULARY)
+    keys["hard"] = {"name": "masked_lm", "rat": 0.3}
+    with pytest.raises(TrainingError, match=r"objective\.hard\.rat: .* did you mean rate"):
+        new_objective("distillation", keys, VOCABULARY)
+    keys["hard"] = {}
+    with pytest.raises(TrainingError, match="hard has no name"):
+        new_objective("distillation", keys, VOCABULARY)

@@ -15,7 +15,8 @@ Shapes: b pairs of this rank, B of all, E width of the shared space.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,7 +26,14 @@ from torch.nn.functional import cross_entropy, logsigmoid
 
 from pharos.core.errors import TrainingError
 from pharos.data.rows import Row
-from pharos.models.two_towers import TwoTowers
+from pharos.models.family import Body, Task
+from pharos.models.two_towers import (
+    SIGLIP_BIAS,
+    SIGLIP_SCALE,
+    Pooling,
+    TextTower,
+    TwoTowers,
+)
 from pharos.train.objective import Batch
 from pharos.train.objectives.supervised import collate_texts
 from pharos.train.objectives.vocabulary import Vocabulary
@@ -33,14 +41,33 @@ from pharos.train.objectives.vocabulary import Vocabulary
 SIDES = ("first_", "second_")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContrastiveConfig:
+    """Of the tower that both texts of a pair go through: what its vector is pooled from, and its
+    width (default: that of the hidden states, as it comes)."""
+
+    pooling: Pooling = "mean"
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.width is not None and self.width < 1:
+            raise ValueError(f"width is {self.width}; it must be at least 1, or null")
+
+
 class InfoNCE:
     """A pair's loss is the mean of two cross-entropies: of the first choosing its second, and the
     other way round."""
 
+    task: ClassVar[Task] = "body"
+    """What the model is made for, before it becomes a tower."""
     weights: Mapping[str, float] = {"info_nce": 1.0}
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.pad_id = vocabulary.pad_id
+    def __init__(self, config: ContrastiveConfig, vocabulary: Vocabulary) -> None:
+        self.config, self.pad_id = config, vocabulary.pad_id
+
+    def towers(self, body: Body, *, seed: int = 0) -> TwoTowers:
+        """What is trained, of one body for both sides; two towers are put together by hand."""
+        return TwoTowers(text_tower(body, self.config, seed))
 
     def example(self, row: Row, generator: np.random.Generator) -> Row:
         return row
@@ -69,10 +96,16 @@ class SigmoidPairs:
     """A pair's loss is the sum over its line of pairings: itself, and its first with all others'
     seconds."""
 
+    task: ClassVar[Task] = "body"
+    """What the model is made for, before it becomes a tower."""
     weights: Mapping[str, float] = {"sigmoid_pairs": 1.0}
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.pad_id = vocabulary.pad_id
+    def __init__(self, config: ContrastiveConfig, vocabulary: Vocabulary) -> None:
+        self.config, self.pad_id = config, vocabulary.pad_id
+
+    def towers(self, body: Body, *, seed: int = 0) -> TwoTowers:
+        """What is trained, of one body for both sides; two towers are put together by hand."""
+        return TwoTowers(text_tower(body, self.config, seed), scale=SIGLIP_SCALE, bias=SIGLIP_BIAS)
 
     def example(self, row: Row, generator: np.random.Generator) -> Row:
         return row
@@ -88,8 +121,8 @@ class SigmoidPairs:
         model = check_towers(model)
         if model.bias is None:
             raise TrainingError(
-                "sigmoid_pairs needs a bias to begin with, and these towers have none; "
-                "make them with scale=10 and bias=-10"
+                "sigmoid_pairs needs towers with a bias, and these have none; make them with "
+                "scale=10 and bias=-10"
             )
         x_bE, y_bE = model(side(batch, "first_"), side(batch, "second_"))
         with torch.autocast(x_bE.device.type, enabled=False):
@@ -98,6 +131,10 @@ class SigmoidPairs:
         is_pair_bB = partner_b[:, None] == torch.arange(z_bB.shape[1], device=z_bB.device)
         loss = -logsigmoid(z_bB.where(is_pair_bB, -z_bB)).sum()
         return {"sigmoid_pairs": loss, "correct": (z_bB.argmax(-1) == partner_b).float().sum()}
+
+
+def text_tower(body: Body, config: ContrastiveConfig, seed: int) -> TextTower:
+    return TextTower(body, width=config.width, pooling=config.pooling, seed=seed)
 
 
 def collate_pairs(examples: Sequence[Row], *, pad_id: int) -> Batch:

@@ -19,6 +19,7 @@ Shapes: B rows, T tokens of the longest, N of them compared, D hidden width, V v
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 from pharos.core.errors import TrainingError
 from pharos.data.rows import Row
 from pharos.models.encoder_heads import EncoderHead
-from pharos.models.family import Model
+from pharos.models.family import Model, Task
 from pharos.models.seq2seq import Seq2SeqLM
 from pharos.ops.cross_entropy import LOGITS_AT_ONCE
 from pharos.train.objective import IGNORED, Batch, Objective
@@ -52,13 +53,42 @@ class DistillationConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillationKeys(DistillationConfig):
+    """What a recipe tells besides: the teacher's folder (or name), and its own objective with that
+    objective's keys, `{name: masked_lm}` for example."""
+
+    teacher: str
+    hard: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        super(DistillationKeys, self).__post_init__()
+        if "name" not in self.hard:
+            raise ValueError("hard has no name; masked_lm for example")
+
+
+@runtime_checkable
+class LanguageModelling(Objective, Protocol):
+    """An objective that learns from texts."""
+
+    @property
+    def task(self) -> Task: ...
+
+    def row_length(self, sequence_length: int) -> int: ...
+
+
 class Distillation:
     """`hard` is the language model's objective, which the rows are for. The teacher is frozen and
     its dropout off; it is no part of the student, so no optimizer or checkpoint ever sees it."""
 
-    def __init__(self, config: DistillationConfig, hard: Objective, teacher: Model) -> None:
+    def __init__(self, config: DistillationConfig, hard: LanguageModelling, teacher: Model) -> None:
         self.config, self.hard = config, hard
         self.teacher = teacher.eval().requires_grad_(False)
+
+    @property
+    def task(self) -> Task:
+        """What the model is made for."""
+        return self.hard.task
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -66,6 +96,9 @@ class Distillation:
         weights = {name: config.hard_weight * w for name, w in self.hard.weights.items()}
         soft = {"soft": config.soft_weight, "cosine": config.cosine_weight}
         return weights | {name: weight for name, weight in soft.items() if weight > 0}
+
+    def row_length(self, sequence_length: int) -> int:
+        return self.hard.row_length(sequence_length)
 
     def example(self, row: Row, generator: np.random.Generator) -> Row:
         return self.hard.example(row, generator)

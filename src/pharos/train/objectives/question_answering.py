@@ -1,11 +1,11 @@
 """Extractive question answering: where in a text the answer begins and ends (Rajpurkar et al. 2016,
-arXiv:1606.05250). A text that is too long is read in windows; in a window without the answer, and
-for a question without one (arXiv:1806.03822), both ends point to the first token, `[CLS]`.
+arXiv:1606.05250). `pharos.data.question_answering` makes the rows: a text that is too long is read
+in windows, and without an answer both ends point to the first token, `[CLS]`.
 
 Shapes: B windows, T tokens of the longest.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -19,50 +19,6 @@ from pharos.models.family import Task
 from pharos.train.objective import Batch
 from pharos.train.objectives.supervised import check_head, collate_texts, head_output
 from pharos.train.objectives.vocabulary import Vocabulary
-
-NO_ANSWER = 0
-"""The place that both ends point to: that of `[CLS]`."""
-
-
-def answer_windows(
-    question: Sequence[int],
-    context: Sequence[int],
-    answer: tuple[int, int] | None,
-    *,
-    max_length: int,
-    overlap: int,
-    cls_id: int,
-    sep_id: int,
-) -> Iterator[Row]:
-    """The rows `[CLS] question [SEP] window [SEP]` of a text. `answer` is its first and its last
-    token in the context; windows share `overlap` tokens with the next. A window has the answer if
-    it holds all of it. Raises ValueError where nothing is left for a window to go ahead by."""
-    room = max_length - len(question) - 3
-    if room <= overlap:
-        raise ValueError(
-            f"max_length {max_length} leaves {room} tokens for a window beside a question of "
-            f"{len(question)}, and windows overlap by {overlap}; make max_length larger"
-        )
-    begin = [cls_id, *question, sep_id]
-    for first in range(0, max(len(context) - overlap, 1), room - overlap):
-        window = context[first : first + room]
-        start, end = _ends_in_window(answer, first, len(window), len(begin))
-        ids = np.array([*begin, *window, sep_id], dtype=np.int32)
-        token_types = np.repeat([0, 1], [len(begin), len(window) + 1]).astype(np.int32)
-        yield {
-            "ids": ids,
-            "token_types": token_types,
-            "start": np.array(start),
-            "end": np.array(end),
-        }
-
-
-def _ends_in_window(
-    answer: tuple[int, int] | None, first: int, length: int, offset: int
-) -> tuple[int, int]:
-    if answer is None or answer[0] < first or answer[1] >= first + length:
-        return NO_ANSWER, NO_ANSWER
-    return answer[0] - first + offset, answer[1] - first + offset
 
 
 class QuestionAnswering:

@@ -11,8 +11,8 @@ from pharos.models.heads import CausalLM
 from pharos.models.readout import Readout
 from pharos.models.seq2seq import Seq2SeqLM
 from pharos.ops.cross_entropy import (
-    LOGITS_AT_ONCE,
     TokenLoss,
+    chunk_for,
     chunked_cross_entropy,
     recomputed_cross_entropy,
 )
@@ -57,6 +57,6 @@ def token_loss(
         model.logits,
         x_ND,
         labels_N,
-        chunk=max(1, LOGITS_AT_ONCE // model.config.vocab_size),
+        chunk=chunk_for(model.config.vocab_size),
         label_smoothing=label_smoothing,
     )
