@@ -1,5 +1,5 @@
-"""One of several processes that share parameters: measures, clips, scales and updates them, and
-writes what came out. Run by test_gradients.py."""
+"""One of several processes that share parameters: scales and updates them, and writes what came
+out. Run by test_gradients.py."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 
-from pharos.train.gradients import GradientScaler, clip_gradients
+from pharos.train.gradients import GradientScaler
 from pharos.train.optimizers import AdamW8bit, Muon
 
 SHAPES = {"even": (8, 6), "uneven": (5, 6), "columns": (4, 7), "whole": (3, 3), "tiny": (1, 4)}
@@ -45,9 +45,6 @@ def gathered(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
 def results(deal: Callable[[str, Tensor], Tensor]) -> dict[str, Any]:
     """Everything that must not depend on how the parameters are dealt."""
     torch.set_num_threads(1)
-    clipped = parameters(deal)
-    norm = clip_gradients(clipped.values(), 0.5)
-    gradients = gathered((name, p.grad) for name, p in clipped.items() if p.grad is not None)
     stepped = parameters(deal)
     muon = Muon([{"params": list(stepped.values()), "orthogonal": True, "weight_decay": 0.1}])
     rest = parameters(deal)
@@ -59,8 +56,6 @@ def results(deal: Callable[[str, Tensor], Tensor]) -> dict[str, Any]:
         for optimizer in (muon, adam, eight):
             optimizer.step()
     return {
-        "norm": norm,
-        "clipped": gradients,
         "muon": gathered(stepped.items()),
         "adamw": gathered(rest.items()),
         "adamw8bit": gathered([("large", large)]),
@@ -93,13 +88,7 @@ def main(rank: int, world: int, folder: Path) -> None:
     def deal(name: str, tensor: Tensor) -> Tensor:
         return distribute_tensor(tensor, mesh, placements.get(name, [Shard(0)]))
 
-    def stages(name: str, tensor: Tensor) -> Tensor:
-        """A pipeline: each process has parameters of its own."""
-        return tensor * (rank + 1)
-
-    own = parameters(stages)
-    pipeline_norm = clip_gradients(own.values(), None, stages=dist.group.WORLD)
-    found = {**results(deal), "overflow": overflow(deal, rank), "pipeline_norm": pipeline_norm}
+    found = {**results(deal), "overflow": overflow(deal, rank)}
     torch.save(found, folder / f"rank-{rank}.pt")
     dist.destroy_process_group()
 

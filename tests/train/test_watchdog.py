@@ -43,6 +43,14 @@ def test_a_loss_that_is_no_number_stops_the_first_step(tmp_path: Path, loss: flo
         watched(tmp_path, [loss])
 
 
+@pytest.mark.parametrize("norm", [math.nan, math.inf])
+def test_a_gradient_that_is_no_number_stops_the_step(tmp_path: Path, norm: float) -> None:
+    Watchdog().check_gradient(7, 12.5, BATCHES, tmp_path)
+    with pytest.raises(TrainingError, match=f"the gradient of step 7 has the norm {norm}"):
+        Watchdog().check_gradient(7, norm, BATCHES, tmp_path)
+    assert (tmp_path / "stopped-at-00000007.pt").is_file()
+
+
 def test_a_leap_stops_the_run_and_says_how_far_it_is(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"step 600 is 9, and the last 128 let at most 6\.\d+"):
         watched(tmp_path, [*falling(600), 9.0])

@@ -45,20 +45,25 @@ class Watchdog:
         """Take in the loss of a step. Raises TrainingError if it is wrong, after saving the step's
         micro-batches into the folder, as `torch.load` reads them."""
         limit = self.limit()
-        if math.isfinite(loss) and loss <= limit:
-            self.losses.append(loss)
-            return
-        fault = (
-            f"the loss of step {step} is {loss:.4g}, and the last {len(self.losses)} let at most "
-            f"{limit:.4g} be expected"
-            if math.isfinite(loss)
-            else f"the loss of step {step} is {loss}, which is no number to learn from"
-        )
-        saved = save_batches(folder / f"stopped-at-{step:08d}{_of_rank()}.pt", step, loss, batches)
-        raise TrainingError(
-            f"{fault}; {saved}. Resume from the last checkpoint with a lower learning rate or "
-            "stronger clipping, or without these rows"
-        )
+        if not math.isfinite(loss):
+            fault = f"the loss of step {step} is {loss}, which is no number to learn from"
+            raise stopped(fault, step, batches, folder)
+        if loss > limit:
+            fault = (
+                f"the loss of step {step} is {loss:.4g}, and the last {len(self.losses)} let at "
+                f"most {limit:.4g} be expected"
+            )
+            raise stopped(fault, step, batches, folder)
+        self.losses.append(loss)
+
+    def check_gradient(
+        self, step: int, norm: float, batches: Sequence[Batch], folder: Path
+    ) -> None:
+        """Before the optimizer's step, so that weights are not ruined by gradients that are no
+        numbers. (In float16 these are usual: the scaler leaves such a step out.)"""
+        if not math.isfinite(norm):
+            fault = f"the gradient of step {step} has the norm {norm}, at a loss that is a number"
+            raise stopped(fault, step, batches, folder)
 
     def state_dict(self) -> dict[str, Any]:
         return {"losses": list(self.losses)}
@@ -68,18 +73,23 @@ class Watchdog:
         self.losses.extend(state["losses"])
 
 
+def stopped(fault: str, step: int, batches: Sequence[Batch], folder: Path) -> TrainingError:
+    """What is raised, with the batches saved. That they could not be saved must not hide why."""
+    path = folder / f"stopped-at-{step:08d}{_of_rank()}.pt"
+    tensors = [{name: value.cpu() for name, value in batch.items()} for batch in batches]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"step": step, "batches": tensors}, path)
+        saved = f"its batch is in {path}"
+    except (OSError, RuntimeError) as error:
+        saved = f"its batch could not be saved to {path} ({error})"
+    return TrainingError(
+        f"{fault}; {saved}. Resume from the last checkpoint with a lower learning rate or stronger "
+        "clipping, or without these rows"
+    )
+
+
 def _of_rank() -> str:
     """Each process has rows of its own."""
     is_one_of_many = dist.is_available() and dist.is_initialized()
     return f"-rank-{dist.get_rank()}" if is_one_of_many else ""
-
-
-def save_batches(path: Path, step: int, loss: float, batches: Sequence[Batch]) -> str:
-    """What became of it, for the message: that the batch could not be saved must not hide why."""
-    tensors = [{name: value.cpu() for name, value in batch.items()} for batch in batches]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"step": step, "loss": loss, "batches": tensors}, path)
-    except (OSError, RuntimeError) as error:
-        return f"its batch could not be saved to {path} ({error})"
-    return f"its batch is in {path}"

@@ -109,6 +109,11 @@ def test_a_model_without_anything_to_train_is_refused() -> None:
         make_optimizer(OptimizerConfig(), tiny_llama())
 
 
+def test_muon_without_a_body_is_refused() -> None:
+    with pytest.raises(ValueError, match="muon is for the matrices within a model's body"):
+        make_optimizer(OptimizerConfig(name="muon"), nn.Linear(4, 4))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -79,12 +79,12 @@ class AdamW8bit(ExactStateOptimizer):
     def _fresh_state(self, shard: Tensor) -> dict[str, Any]:
         if shard.numel() < SMALL:
             zeros = torch.zeros_like(shard, dtype=torch.float32)
-            return {"step": 0, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+            return {"step": torch.zeros(()), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
         num_blocks = -(-shard.numel() // BLOCK)
         zero_code, _ = quantize(torch.zeros(1, 1), signed=True)
         place = self._place(shard)
         return {
-            "step": 0,
+            "step": torch.zeros(()),
             "exp_avg": torch.empty(num_blocks, BLOCK, dtype=torch.uint8, **place).fill_(
                 int(zero_code)
             ),
@@ -108,7 +108,7 @@ def update_small(
     """AdamW on a state in float32."""
     moments = state["exp_avg"], state["exp_avg_sq"]
     values = shard.float()
-    adamw_(values, gradient.float(), *moments, step=state["step"], group=group)
+    adamw_(values, gradient.float(), *moments, step=int(state["step"]), group=group)
     if values is not shard:
         shard.copy_(values)
 
@@ -137,7 +137,7 @@ def _update_chunk(
     square_NC = dequantize(codes["rms"], codes["rms_scale"], signed=False).square_()
     values_NC = as_blocks(values.float())
     gradient_NC = as_blocks(gradient.float())
-    adamw_(values_NC, gradient_NC, mean_NC, square_NC, step=state["step"], group=group)
+    adamw_(values_NC, gradient_NC, mean_NC, square_NC, step=int(state["step"]), group=group)
     if values_NC.data_ptr() != values.data_ptr():
         values.copy_(values_NC.view(-1)[: values.numel()])
     codes["exp_avg"], codes["exp_avg_scale"] = quantize(mean_NC, signed=True)

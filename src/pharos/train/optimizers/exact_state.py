@@ -19,7 +19,7 @@ class ExactStateOptimizer(torch.optim.Optimizer):
         for id_, parameter in zip(saved, ours, strict=True):
             if id_ in state_dict["state"]:
                 self.state[parameter] = {
-                    name: self._placed(value, parameter) if isinstance(value, Tensor) else value
+                    name: value.clone() if name == "step" else self._placed(value, parameter)
                     for name, value in state_dict["state"][id_].items()
                 }
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pharos.models.family import Body
 from pharos.train.optimizers.adamw8bit import AdamW8bit
 from pharos.train.optimizers.muon import Muon
+from pharos.train.parallel.optimizer_groups import by_layout
 
 Name = Literal["adamw", "adamw8bit", "muon"]
 Group = dict[str, Any]
@@ -63,10 +64,14 @@ class OptimizerConfig:
 def make_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Over every parameter of the model that is trained. Each group has its highest learning rate
     as `initial_lr`; the first one's is `config.lr`. Raises ValueError if there is nothing to
-    train."""
+    train, or nothing for Muon."""
     kinds = parameter_kinds(model)
     if not any(kinds.values()):
         raise ValueError("no parameter of the model is trained; let some require gradients")
+    if config.name == "muon" and not kinds["hidden"]:
+        raise ValueError(
+            "muon is for the matrices within a model's body, and none is trained here; choose adamw"
+        )
     groups = [group for group in _groups(config, kinds) if group["params"]]
     for group in groups:
         group["initial_lr"] = group["lr"]
@@ -117,6 +122,7 @@ def _groups(config: OptimizerConfig, kinds: Mapping[Kind, list[nn.Parameter]]) -
 
 def _adamw(config: OptimizerConfig, groups: list[Group]) -> torch.optim.Optimizer:
     fused = all(p.is_cuda or p.is_cpu for group in groups for p in group["params"])
+    groups = by_layout(groups)
     return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=fused)
 
 

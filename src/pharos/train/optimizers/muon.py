@@ -70,12 +70,12 @@ class Muon(ExactStateOptimizer):
         state = self.state[parameter]
         if not state:
             zeros = torch.zeros_like(parameter, dtype=torch.float32)
-            state.update(step=0, exp_avg=zeros, exp_avg_sq=zeros.clone())
+            state.update(step=torch.zeros(()), exp_avg=zeros, exp_avg_sq=zeros.clone())
         state["step"] += 1
         shard, gradient = local_shard(parameter), local_shard(gradient_of(parameter))
         moments = local_shard(state["exp_avg"]), local_shard(state["exp_avg_sq"])
         values = shard.float()
-        adamw_(values, gradient.float(), *moments, step=state["step"], group=group)
+        adamw_(values, gradient.float(), *moments, step=int(state["step"]), group=group)
         if values is not shard:
             shard.copy_(values)
 
