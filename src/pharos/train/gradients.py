@@ -57,7 +57,7 @@ class GradientScaler:
 
     @torch.no_grad()
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        """Divide the gradients by the scale, before they are clipped. Every process must call it."""
+        """Divide the gradients by the scale, before they are clipped. Every process calls it."""
         if not self.is_enabled:
             return
         parameters = (p for group in optimizer.param_groups for p in group["params"])
