@@ -21,6 +21,7 @@ from pharos.cli.doctor import doctor
 from pharos.cli.generate import generate
 from pharos.cli.ingest import ingest
 from pharos.cli.library import library
+from pharos.cli.merge import merge
 from pharos.cli.models import models
 from pharos.cli.plan import plan
 from pharos.cli.search import search
@@ -45,6 +46,7 @@ app.add_typer(models)
 app.add_typer(tokenizer)
 app.add_typer(corpus)
 app.add_typer(plan)
+app.command()(merge)
 app.command()(doctor)
 app.command()(demo)
 

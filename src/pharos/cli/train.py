@@ -124,12 +124,28 @@ def observers_of(recipe: "Recipe", tensorboard: bool) -> "list[Observer]":
 
 
 def show_preview(recipe: "Recipe", as_json: bool) -> None:
-    """What a batch of the recipe is, decoded, the supervised tokens coloured."""
-    from pharos.cli.terminal import print_json, results
-    from pharos.train.preview import preview, rendered
+    """What the first rows are, decoded; what is asked of the model is green."""
+    from rich.text import Text
 
-    found = preview(recipe)
+    from pharos.cli.terminal import note, print_json, printable, results
+    from pharos.train.preview import preview
+
+    found = preview(recipe, note)
     if as_json:
         print_json(found.as_object())
-    else:
-        results().print(rendered(found))
+        return
+    console = results()
+    for number, sample in enumerate(found.samples, start=1):
+        console.rule(f"row {number}", align="left")
+        for part in sample:
+            text = Text()
+            for stretch in part:
+                text.append(printable(stretch.text), style="green" if stretch.is_target else "")
+            console.print(text)
+    targets = ", ".join(f"{count:,} {name}" for name, count in found.targets.items())
+    console.rule(align="left")
+    console.print(
+        f"{found.rows} rows of {found.shortest} to {found.longest} tokens, {found.tokens:,} in "
+        f"all; targets: {targets}",
+        highlight=False,
+    )

@@ -302,8 +302,8 @@ class Trainer:
         with self.averaged(), torch.no_grad():
             for batch in self.validation():
                 batch = self._on_device(batch)
-                for name, value in self.objective.count(batch).items():
-                    counts[name] += value
+                for name, count in self.objective.count(batch).items():
+                    counts[name] += count
                 for name, value in self.runner.evaluate(batch).items():
                     sums[name] = sums.get(name, 0.0) + float(value)
             samples = self.sample(self.model) if self.sample else ()

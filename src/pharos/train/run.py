@@ -3,9 +3,9 @@
     with open_run(recipe, resume=False, say=print) as run:
         run.train(observers)
 
-A run writes everything under its output: `data/` (tokens), the checkpoints, `metrics.jsonl`, and in
-the end `model/` and `report.html`. On several processes (started by torchrun) the first one prepares
-the data and writes; the others wait for it.
+A run writes everything under its output: `data/` (tokens), the checkpoints, `metrics.jsonl`, and
+in the end `model/` and `report.html`. On several processes, started by torchrun, the first one
+prepares the data and writes; the others wait for it.
 """
 
 import os
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -25,11 +25,12 @@ from pharos.core.nouns import SamplingParams
 from pharos.data.rows import Rows, row_generator
 from pharos.data.tokenizer import Tokenizer
 from pharos.models.describe import describe
-from pharos.models.family import Model, Task
+from pharos.models.family import Body, Model, Task
 from pharos.models.generation import Generation
 from pharos.models.heads import CausalLM
 from pharos.models.load import new_model
 from pharos.models.resolve import find_model
+from pharos.models.two_towers import SIGLIP_BIAS, SIGLIP_SCALE, TextTower, TwoTowers
 from pharos.train.activation_checkpoint import checkpoint_activations
 from pharos.train.checkpoint import Checkpoints, save_module
 from pharos.train.events import Observer
@@ -38,6 +39,7 @@ from pharos.train.loop import DTYPES, Trainer
 from pharos.train.metrics_log import METRICS_FILE, MetricsLog, read_metrics
 from pharos.train.objective import Batch, Objective
 from pharos.train.objectives import Vocabulary, new_objective
+from pharos.train.objectives.contrastive import InfoNCE, SigmoidPairs
 from pharos.train.optimizers import make_optimizer
 from pharos.train.parallel import (
     ParallelConfig,
@@ -56,6 +58,7 @@ from pharos.train.runner import PipelinedRunner, Runner, ShardedRunner, StepRunn
 from pharos.train.schedules import Schedule
 from pharos.train.start import first_model
 from pharos.train.step import Step
+from pharos.train.step_zero import check_vocabulary
 from pharos.train.text_data import TOKENIZER_FILE, Data, Preparation, text_data
 
 Say = Callable[[str], None]
@@ -91,7 +94,9 @@ def device_of(recipe: Recipe) -> torch.device:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and not torch.cuda.is_available():
         raise TrainingError("device is cuda, and there is none; choose cpu, or auto")
-    return torch.device(kind, int(os.environ.get("LOCAL_RANK", "0")) if kind == "cuda" else None)
+    if kind == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 class Run:
@@ -107,18 +112,18 @@ class Run:
         parts = Parts.of(recipe, say, self._first_alone)
         self.data, self.tokenizer = parts.data, parts.tokenizer
         self.objective = parts.objective
-        self.model = first_model(
+        self.network = first_model(
             recipe.model,
             parts.task,
-            vocab_size=vocab_size_of(parts.tokenizer),
+            vocab_size=parts.tokenizer.vocab_size,
             labels=parts.data.labels,
             special_ids=special_ids_of(parts.tokenizer),
             seed=recipe.seed,
         )
-        self._check_model(parts.task)
+        self._check_model(self.network, parts.task)
         self.task = parts.task
-        self.flops_per_token = 3 * flops_per_token(self.model, parts.task, recipe)
-        self.model.to(ranks.device)
+        self.flops_per_token = 3 * flops_per_token(self.network, parts.task, recipe)
+        self.model = for_pairs(self.network, parts.objective).to(ranks.device)
         self.trainer = self._trainer()
         if resume and not self.trainer.resume():
             say(f"There is no checkpoint in {self.output}; the run begins")
@@ -183,11 +188,12 @@ class Run:
                 "remove it"
             )
 
-    def _check_model(self, task: Task) -> None:
+    def _check_model(self, network: Model, task: Task) -> None:
+        check_vocabulary(network, self.tokenizer.vocab_size)
         check_parallel(
             self.parallel,
             world=self.ranks.processes,
-            model=self.model.config,
+            model=network.config,
             task=task,
             num_micro_batches=self._num_micro_batches(),
         )
@@ -284,7 +290,7 @@ class Run:
 
     def _sample(self, model: nn.Module) -> tuple[str, ...]:
         section, tokenizer = self.recipe.sample, self.tokenizer
-        if section is None or tokenizer is None or not isinstance(model, CausalLM):
+        if section is None or not isinstance(model, CausalLM):
             return ()
         prompts = [tokenizer.encode(prompt) for prompt in section.prompts]
         room = (model.body.max_positions or sys.maxsize) - max(map(len, prompts))
@@ -308,8 +314,7 @@ class Run:
         return made if self.is_first else make()
 
     def _save_tokenizer(self, folder: Path) -> None:
-        if self.tokenizer is not None:
-            self.tokenizer.save(folder)
+        self.tokenizer.save(folder)
 
     def _export(self) -> None:
         """The result: with averaged weights, if there are."""
@@ -317,9 +322,9 @@ class Run:
             return
         folder = self.output / MODEL_FOLDER
         folder.mkdir(exist_ok=True)
-        model = self.model
+        model = self.network
         if self.trainer.runner.is_sharded:
-            model = new_model(self.model.config.to_hugging_face(), self.task)
+            model = new_model(model.config.to_hugging_face(), self.task)
             load_whole(self.trainer.checkpoints.path(self.trainer.step), model)
         with self.trainer.averaged():
             save_module(model, folder)
@@ -330,7 +335,7 @@ class Run:
 class Parts:
     """What a run needs beside the model."""
 
-    tokenizer: Tokenizer | None
+    tokenizer: Tokenizer
     objective: Objective
     task: Task
     data: Data
@@ -406,15 +411,20 @@ def _check_same_data(recipe: Recipe, folder: Path) -> None:
     found = data_fingerprint(recipe)
     if path.is_file() and path.read_text() != found:
         raise TrainingError(
-            f"{folder} holds data that was made by other settings (data or tokenizer); name another "
-            "output, or remove the folder"
+            f"{folder} holds data that was made by other settings (data or tokenizer); name "
+            "another output, or remove the folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(found)
 
 
-def vocab_size_of(tokenizer: Tokenizer) -> int:
-    return tokenizer.vocab_size
+def for_pairs(network: Model, objective: Objective) -> nn.Module:
+    """A body under one tower that both sides share, if pairs are what is learned from."""
+    if isinstance(objective, InfoNCE):
+        return TwoTowers(TextTower(cast(Body, network)))
+    if isinstance(objective, SigmoidPairs):
+        return TwoTowers(TextTower(cast(Body, network)), scale=SIGLIP_SCALE, bias=SIGLIP_BIAS)
+    return network
 
 
 def special_ids_of(tokenizer: Tokenizer) -> dict[str, int | None]:

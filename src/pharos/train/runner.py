@@ -80,7 +80,7 @@ class StepRunner:
             with self._synced(i == len(batches) - 1):
                 with self._autocast():
                     sums = self._call(batch)
-                shares.loss(sums).backward()
+                shares.loss(sums).backward()  # type: ignore[no-untyped-call]
             for name, value in sums.items():
                 totals[name] = totals.get(name, 0) + value.detach()
         return totals
@@ -143,7 +143,7 @@ class PipelinedRunner:
     is_sharded = True
 
     def __init__(self, module: PipelineRunner, mesh: DeviceMesh) -> None:
-        self.module = module
+        self.module: nn.Module = module
         self.pipeline, self.mesh = module, mesh
 
     def gradients(self, batches: Sequence[Batch], shares: Shares) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """The keys of a recipe are the fields of frozen dataclasses: read strictly.
 
 A key that is no field, a value of another type, and a value that the class refuses are each a
-TrainingError that names the key as it stands in the recipe (`loop.batch_size`), the rule, and the
-nearest thing that would do.
+TrainingError that names the key as it stands in the recipe (`training.batch_size`), the rule, and
+the nearest thing that would do.
 """
 
 import difflib
