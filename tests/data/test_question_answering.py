@@ -1,8 +1,11 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.data.test_examples import TEXTS, TOKENIZERS, WORDPIECE
@@ -59,6 +62,24 @@ def test_windows_cover_the_context_and_overlap_by_the_stride(max_tokens: int, st
     assert covered == context
 
 
+def test_windows_are_those_of_transformers() -> None:
+    backend = tokenizers.Tokenizer.from_str(WORDPIECE.backend.to_str())
+    their_tokenizer: Any = transformers.PreTrainedTokenizerFast
+    theirs = their_tokenizer(tokenizer_object=backend)(
+        ASKED.question,
+        ASKED.context,
+        max_length=60,
+        stride=9,
+        truncation="only_second",
+        return_overflowing_tokens=True,
+        return_token_type_ids=True,
+    )
+    rows = QuestionRows([ASKED], WORDPIECE, max_tokens=60, stride=9, max_question_tokens=20)
+    ours = [rows.row(i, epoch=0) for i in range(len(rows))]
+    assert [row["ids"].tolist() for row in ours] == theirs["input_ids"]
+    assert [row["token_types"].tolist() for row in ours] == theirs["token_type_ids"]
+
+
 def test_an_answer_that_a_window_lacks_points_at_the_first_token() -> None:
     rows = QuestionRows([ASKED], WORDPIECE, max_tokens=80, stride=8)
     ends = [int(rows.row(i, epoch=0)["end"]) for i in range(len(rows))]
@@ -79,7 +100,7 @@ def test_long_questions_are_cut_and_rows_know_their_question() -> None:
 
 def test_squad_and_records_give_the_same_questions(tmp_path: Path) -> None:
     answers = [{"text": "Ptolemy", "answer_start": 99}, {"text": "it", "answer_start": 113}]
-    qas = [
+    qas: list[dict[str, Any]] = [
         {"id": "1", "question": "who built it?", "answers": answers},
         {"id": "2", "question": "who fell?", "answers": [], "is_impossible": True},
     ]

@@ -216,6 +216,15 @@ def test_ctrl_c_reaches_the_loop_and_no_worker_cries_out() -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("closed\n", "", 0)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_where_there_is_a_gpu_batches_are_in_page_locked_memory(workers: int) -> None:
+    loader = Loader(Counting(), Noted(), rows_per_step=4, micro_batch_size=2, workers=workers)
+    (batches,) = steps(loader, 1)
+    assert all(tensor.is_pinned() for batch in batches for tensor in batch.values())
+
+
 def test_rows_that_cannot_be_dealt_evenly_are_refused() -> None:
     with pytest.raises(TrainingError, match="6 rows a step cannot be dealt to 2 data ranks in"):
         Loader(Counting(), Noted(), rows_per_step=6, micro_batch_size=2, world=2)

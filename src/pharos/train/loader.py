@@ -7,16 +7,18 @@ are neighbours, the micro-batch of a single rank that takes as many (contrastive
 across it).
 
 A micro-batch depends on its number alone, so it does not matter which worker makes it: torch's
-`DataLoader` hands them out in turn and returns them in order.
+`DataLoader` hands them out in turn and returns them in order. They travel as numpy arrays, through
+a pipe: tensors go through shared memory, where to open one takes longer than to make a whole row.
 """
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pharos.core.errors import PharosError, TrainingError
@@ -56,10 +58,11 @@ class Loader:
             world=world,
             size=micro_batch_size,
         )
-        self._batches: Iterator[Batch | _Failure] | None = iter(
+        self._batches: Iterator[_Arrays | Batch | _Failure] | None = iter(
             DataLoader(
                 batches,
                 batch_size=None,
+                collate_fn=_as_it_is,
                 sampler=_From(start_step * self._per_step),
                 num_workers=workers,
                 # A whole step is ready when the loop asks for one.
@@ -93,7 +96,25 @@ class Loader:
         self.waited_s += time.perf_counter() - begin
         if isinstance(batch, _Failure):
             raise batch.error
-        return batch
+        return batch.tensors() if isinstance(batch, _Arrays) else batch
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrays:
+    """A batch on its way from the worker."""
+
+    arrays: Mapping[str, NDArray[Any]]
+
+    @classmethod
+    def of(cls, batch: Batch) -> "_Arrays":
+        return cls({name: tensor.numpy() for name, tensor in batch.items()})
+
+    def tensors(self) -> Batch:
+        return {name: torch.from_numpy(array) for name, array in self.arrays.items()}
+
+    def pin_memory(self) -> Batch:
+        """Called by the thread of `DataLoader` that pins what comes."""
+        return {name: tensor.pin_memory() for name, tensor in self.tensors().items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +126,7 @@ class _Failure:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _MicroBatches(Dataset["Batch | _Failure"]):
+class _MicroBatches(Dataset["_Arrays | _Failure"]):
     """The micro-batches of one rank, by number: each `size` rows out of `world` times as many."""
 
     stream: Stream
@@ -115,11 +136,11 @@ class _MicroBatches(Dataset["Batch | _Failure"]):
     world: int
     size: int
 
-    def __getitem__(self, number: int) -> "Batch | _Failure":
+    def __getitem__(self, number: int) -> "_Arrays | _Failure":
         first = (number * self.world + self.rank) * self.size
         try:
             rows = range(first, first + self.size)
-            return self.objective.collate([self._example(row) for row in rows])
+            return _Arrays.of(self.objective.collate([self._example(row) for row in rows]))
         except PharosError as error:
             return _Failure(error)
 
@@ -139,6 +160,10 @@ class _From(Sampler[int]):
         while True:
             yield number
             number += 1
+
+
+def _as_it_is(batch: object) -> object:
+    return batch
 
 
 def _ignore_interrupts(worker: int) -> None:
