@@ -30,7 +30,9 @@ IGNORED = -100
 """The label of a token that is no target."""
 
 LOGITS_AT_ONCE = 1 << 22
-"""What a chunk is sized for unless told: docs/benchmarks.md."""
+TOKENS_AT_ONCE = 512
+"""A chunk has as many tokens as give so many logits, but at least these: each chunk reads the whole
+weight and adds to the whole of its gradient, which must be worth it."""
 
 
 class TokenLoss(NamedTuple):
@@ -58,7 +60,7 @@ def chunked_cross_entropy(
     once.
     """
     _check(x_ND, weight_VD, labels_N, label_smoothing)
-    chunk = max(1, LOGITS_AT_ONCE // len(weight_VD)) if chunk is None else chunk
+    chunk = chunk_for(len(weight_VD)) if chunk is None else chunk
     asks = torch.is_grad_enabled()
     wants = (
         asks and x_ND.requires_grad,
@@ -68,6 +70,11 @@ def chunked_cross_entropy(
     settings = Settings(chunk, label_smoothing, wants)
     loss = _ChunkedCrossEntropy.apply(x_ND, weight_VD, bias, labels_N, settings)  # type: ignore[no-untyped-call]
     return TokenLoss(*loss)
+
+
+def chunk_for(vocab_size: int) -> int:
+    """The tokens of a chunk, unless told otherwise."""
+    return max(TOKENS_AT_ONCE, LOGITS_AT_ONCE // vocab_size)
 
 
 def recomputed_cross_entropy(
