@@ -18,8 +18,11 @@ string is a regular expression for the whole name; `all-linear` stands for every
 embedding and the head."""
 
 LONGEST_PATTERN = 200
-RISKY = re.compile(r"\)[*+?{]|[*+}?][*+]|(?:[*+{].*){4}|\\[1-9]")
-"""What may take a regular expression exponentially long: repeated groups, many repetitions."""
+MOST_REPEATS = 3
+REPEAT = re.compile(r"(?<!\()[*+?{]")
+RISKY = re.compile(r"\)[*+?{]|\\[1-9]")
+"""What may take a regular expression exponentially long, beside many repetitions: repeated groups,
+and what refers to them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +109,8 @@ def by_pattern(patterns: Mapping[str, T], name: str, usual: T) -> T:
 def check_pattern(pattern: str) -> None:
     """A pattern may come from a stranger's file. Raises ModelError for one that is no regular
     expression, or could take very long."""
-    if len(pattern) > LONGEST_PATTERN or RISKY.search(pattern):
+    repeats = len(REPEAT.findall(pattern))
+    if len(pattern) > LONGEST_PATTERN or repeats > MOST_REPEATS or RISKY.search(pattern):
         raise ModelError(f"pattern {pattern[:60]!r} is too involved; name the modules instead")
     try:
         re.compile(pattern)

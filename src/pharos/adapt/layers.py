@@ -74,7 +74,7 @@ class Adapted(nn.Module):
     def add(self, name: str, part: Part) -> None:
         if name not in self.adapters:
             self.adapters[name] = nn.ModuleList()
-        cast(nn.ModuleList, self.adapters[name]).append(part)
+        cast(nn.ModuleList, self.adapters[name]).append(part.train(self.training))
 
     def discard(self, name: str) -> None:
         """Forget the parts of an adapter."""

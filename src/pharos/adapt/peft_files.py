@@ -126,6 +126,14 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
+    path = _weights_of(folder)
+    try:
+        return load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
+
+
+def _weights_of(folder: Path) -> Path:
     path = folder / WEIGHTS_FILE
     if not path.is_file() and (folder / "adapter_model.bin").is_file():
         raise ModelError(
@@ -133,16 +141,17 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             "convert it to safetensors where you trust it"
         )
     check_size(path, MAX_WEIGHTS_BYTES)
-    try:
-        return load_file(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
+    return path
 
 
 def needs_quantized_base(folder: Path) -> bool:
     """Whether the adapter was trained on an NF4 base: that is the base to merge it into."""
-    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
-        return QUANTIZED_KEY in (file.metadata() or {})
+    path = _weights_of(folder)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return QUANTIZED_KEY in (file.metadata() or {})
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
 
 
 def most_token_id(folder: Path) -> int:

@@ -2,7 +2,7 @@
 
 from pharos.quant.bf16 import PackedLinear, convert_bf16
 from pharos.quant.int8 import Int8Linear, convert_int8
-from pharos.quant.nf4 import Nf4Linear, bits_per_weight, convert_nf4
+from pharos.quant.nf4 import Nf4Linear, bits_per_weight, convert_nf4, dequantize
 
 __all__ = [
     "Int8Linear",
@@ -12,4 +12,5 @@ __all__ = [
     "convert_bf16",
     "convert_int8",
     "convert_nf4",
+    "dequantize",
 ]

@@ -172,6 +172,16 @@ def convert_nf4(model: M, *, double_quantize: bool = True) -> M:
     return model
 
 
+def dequantize(model: M, dtype: torch.dtype = torch.bfloat16) -> M:
+    """Turn the NF4 linears of a model into plain ones of what they hold, in place and one by one,
+    and the rest of it into the same type."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Nf4Linear):
+                setattr(parent, name, _plain(child, dtype))
+    return model.to(dtype)
+
+
 def bits_per_weight(model: nn.Module) -> float:
     """What the weights of the NF4 linears take on average, all overhead included."""
     layers = [module for module in model.modules() if isinstance(module, Nf4Linear)]
@@ -179,6 +189,14 @@ def bits_per_weight(model: nn.Module) -> float:
         raise ValueError("the model has no NF4 linears; convert_nf4(model) makes them")
     num_bytes = sum(layer.num_bytes for layer in layers)
     return 8 * num_bytes / sum(layer.in_features * layer.out_features for layer in layers)
+
+
+def _plain(layer: Nf4Linear, dtype: torch.dtype) -> nn.Linear:
+    made = nn.Linear(1, 1, bias=False)
+    made.in_features, made.out_features = layer.in_features, layer.out_features
+    made.weight = nn.Parameter(layer.dequantize(dtype), requires_grad=False)
+    made.bias = layer.bias
+    return made
 
 
 def _read_state(packed: Tensor) -> dict[str, Any]:
