@@ -130,3 +130,15 @@ def test_tokens_without_a_label_do_not_count(tiny: Any, text: Any, make_batch: A
     expected = -(log_probs_TC[1, 1] + log_probs_TC[3, 0])
     torch.testing.assert_close(objective.losses(model, batch)["token_classification"], expected)
     assert objective.count(batch) == {"token_classification": 2}
+
+
+def test_a_model_without_segments_reads_rows_that_tell_them(
+    tiny: Any, text: Any, make_batch: Any
+) -> None:
+    """A tokenizer tells segments whether DistilBERT knows them or not."""
+    objective, model = classification(), tiny("distilbert", "sequence_classification").eval()
+    rows = labelled(text, [0, 1, 0, 1])
+    segmented = [row | {"token_types": np.ones_like(row["ids"])} for row in rows]
+    plain = objective.losses(model, make_batch(objective, rows))
+    told = objective.losses(model, make_batch(objective, segmented))
+    torch.testing.assert_close(plain, told)

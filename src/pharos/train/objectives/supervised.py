@@ -42,8 +42,8 @@ def collate_texts(examples: Sequence[Row], *, pad_id: int, prefix: str = "") -> 
 
 
 def head_output(model: nn.Module, batch: Batch) -> Any:
-    """What the head says of a padded batch. An encoder is told of the padding, and of segments if it
-    knows any; a decoder, which reads from the left, never sees what is padded on the right."""
+    """What the head says of a padded batch. An encoder is told of the padding, and of segments if
+    it knows any; a decoder reads from the left and never sees what is padded on the right."""
     if isinstance(model, EncoderHead):
         types_BT = batch.get("token_types") if model.config.type_vocab_size else None
         return model(batch["ids"], valid_BT=batch["valid"], token_types_BT=types_BT)
