@@ -6,7 +6,7 @@ import torch
 
 from pharos.core.errors import TrainingError
 from pharos.models.load import save_model
-from pharos.train.objectives import new_objective
+from pharos.train.objectives import distillation, new_objective
 from pharos.train.objectives.causal_lm import CausalLM, CausalLMConfig
 from pharos.train.objectives.distillation import Distillation, DistillationConfig, soft_loss
 from pharos.train.objectives.masked_lm import MaskedLM, MaskedLMConfig
@@ -32,12 +32,12 @@ HARD: dict[str, tuple[str, Any, Any]] = {
 
 def setting(kind: str, tiny: Any, text: Any, make_batch: Any) -> tuple[Distillation, Any, Any]:
     """A distillation, its teacher, and a batch of rows of three lengths."""
-    task, objective, config = HARD[kind]
+    task, make, config = HARD[kind]
     teacher = tiny(kind, task, seed=1)
-    hard = objective(config, VOCABULARY)
+    hard = make(config, VOCABULARY)
     rows = [{"ids": text(length, length) % 52 + 5} for length in (12, 7, 16)]
-    distillation = Distillation(DistillationConfig(), hard, teacher)
-    return distillation, teacher, make_batch(distillation, rows)
+    objective = Distillation(DistillationConfig(), hard, teacher)
+    return objective, teacher, make_batch(objective, rows)
 
 
 def test_the_soft_loss_is_the_divergence_times_the_squared_temperature() -> None:
@@ -126,6 +126,21 @@ def test_the_sum_of_a_batch_is_the_sum_of_its_rows(
         parts.append(objective.losses(student, one))
     for name in objective.weights:
         torch.testing.assert_close(sum(part[name] for part in parts), whole[name])
+
+
+def test_scores_in_chunks_are_scores_at_once(
+    tiny: Any, text: Any, make_batch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective, _, batch = setting("bert", tiny, text, make_batch)
+    losses, gradients = [], []
+    for at_once in (1 << 22, 61 * 4):
+        monkeypatch.setattr(distillation, "LOGITS_AT_ONCE", at_once)
+        student = tiny("bert", "masked_lm", seed=5).eval()
+        losses.append(objective.losses(student, batch)["soft"])
+        losses[-1].backward()
+        gradients.append(student.body.embedding.weight.grad)
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
 
 
 def test_terms_have_the_papers_weights_and_one_of_weight_0_is_not_computed(

@@ -127,8 +127,7 @@ class Distillation:
         return losses
 
     def _soft(self, student: Model, x_ND: Tensor, y_ND: Tensor) -> Tensor:
-        """In chunks, whose scores backward computes anew."""
-
+        """In chunks, if there are many scores; backward then computes a chunk's anew."""
         temperature = self.config.temperature
 
         def divergence(x_CD: Tensor, y_CD: Tensor) -> Tensor:
@@ -137,6 +136,8 @@ class Distillation:
             return soft_loss(scores(student, x_CD), wanted_CV, temperature=temperature)
 
         chunk = max(1, LOGITS_AT_ONCE // student.config.vocab_size)
+        if len(x_ND) <= chunk:
+            return divergence(x_ND, y_ND)
         parts = [
             checkpoint(divergence, x_CD, y_CD, use_reentrant=False, preserve_rng_state=False)
             for x_CD, y_CD in zip(torch.split(x_ND, chunk), torch.split(y_ND, chunk), strict=True)
