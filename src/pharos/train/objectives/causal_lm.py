@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pharos.data.packing import PADDING
 from pharos.data.rows import Row
 from pharos.models.family import Task
 from pharos.models.heads import CausalLM as CausalLMHead
@@ -26,9 +27,6 @@ from pharos.train.objective import IGNORED, Batch
 from pharos.train.objectives.supervised import pad
 from pharos.train.objectives.token_loss import token_loss, with_head
 from pharos.train.objectives.vocabulary import Vocabulary
-
-PADDING = -1
-"""The document of a place that holds no token."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pharos.core.errors import TrainingError
+from pharos.data.packing import PADDING
 from pharos.data.rows import Row
 
 
@@ -15,12 +16,12 @@ def only_document(row: Row, objective: str) -> NDArray[np.integer[Any]]:
     ids: NDArray[np.integer[Any]] = row["ids"]
     if "document" not in row:
         return ids
-    document = row["document"]
-    ids = ids[document >= 0]
-    num_documents = len(np.unique(document[document >= 0]))
+    is_token = row["document"] != PADDING
+    num_documents = len(np.unique(row["document"][is_token]))
     if num_documents > 1:
         raise TrainingError(
             f"a row has {num_documents} documents, and {objective} takes a row for one text; "
             "concatenate documents instead of packing them"
         )
-    return ids
+    of_document: NDArray[np.integer[Any]] = ids[is_token]
+    return of_document
