@@ -1,6 +1,8 @@
 """Shards give back what was written, or say which file is at fault."""
 
+import errno
 import json
+import os
 import pickle
 from collections.abc import Callable
 from itertools import chain
@@ -207,6 +209,10 @@ def shuffle_ends(path: Path) -> None:
     np.fromfile(path, "<i8")[::-1].tofile(path)
 
 
+def wrap_around(path: Path) -> None:
+    np.array([2**63 - 1, 20], "<i8").tofile(path)
+
+
 @pytest.mark.parametrize(
     ("name", "damage", "says"),
     [
@@ -214,6 +220,7 @@ def shuffle_ends(path: Path) -> None:
         ("00000.idx", cut_short, "says 16"),
         ("00001.bin", Path.unlink, "cannot be read"),
         ("00000.idx", shuffle_ends, "does not divide"),
+        ("00000.idx", wrap_around, "does not divide"),
         ("index.json", cut_short, "index.json cannot be read as JSON"),
         ("index.json", lambda path: path.write_text("[]"), "must be a JSON object"),
         ("index.json", Path.unlink, "has no index.json"),
@@ -268,6 +275,24 @@ def test_an_id_beyond_the_vocabulary_is_found_when_it_is_read(tmp_path: Path) ->
         Shards.open(tmp_path).document(0)
     with pytest.raises(CorpusError, match="SHA-256"):
         shards.check()
+
+
+def test_a_full_disk_loses_no_complete_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [[number] * 10 for number in range(5)]
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with ShardWriter(tmp_path, TOKENIZER, settings={}, tokens_per_shard=20) as writer:
+        for ids in documents[:3]:
+            writer.write(ids, str(ids))
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            writer.write(documents[3], str(documents[3]))
+    monkeypatch.undo()
+    assert everything(write(tmp_path, documents, tokens_per_shard=20)) == documents
 
 
 def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:

@@ -76,9 +76,11 @@ class ShardWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._draft is not None:
-            self._draft.file.close()
-        self._lock.release()
+        try:
+            if self._draft is not None:
+                self._draft.file.close()  # which raises where the disk is full
+        finally:
+            self._lock.release()
 
     def write(self, ids: Sequence[int] | NDArray[Any], digest: str) -> None:
         """Add a document; `digest` stands for its text. A shard that is full is completed."""

@@ -230,13 +230,13 @@ def _lengths_of(folder: Path, shard: ShardFile) -> NDArray[np.int64]:
     """The tokens of each document, by a shard's index file, if that makes sense."""
     path = folder / f"{shard.name}.idx"
     ends = _file(path, ENDS, shard.documents)[:].astype(np.int64)
-    lengths = np.diff(ends, prepend=0)
-    if (lengths < 0).any() or (ends[-1] if len(ends) else 0) != shard.tokens:
+    starts = np.concatenate([np.zeros(1, np.int64), ends])
+    if (ends < starts[:-1]).any() or starts[-1] != shard.tokens:
         raise CorpusError(
             f"{path} does not divide {shard.tokens:,} tokens into documents: it was damaged; copy "
             "it again, or build the shards again"
         )
-    return lengths
+    return np.diff(starts)
 
 
 def _file(path: Path, dtype: np.dtype[Any], length: int) -> NDArray[Any]:
