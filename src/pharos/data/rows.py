@@ -8,6 +8,7 @@ its data is one integer, and whoever knows it resumes exactly.
 Whatever is random about a row draws from `row_generator`, which is made anew for each row.
 """
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -35,5 +36,6 @@ class Stream(Protocol):
 def row_generator(purpose: str, seed: int, *numbers: int) -> np.random.Generator:
     """Random numbers that depend on nothing but the arguments. Different purposes (shuffling,
     masking, …) of the same row draw independently."""
-    key = [*purpose.encode(), len(purpose), seed, *numbers]
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    name = repr((purpose, seed, *numbers)).encode()
+    key = int.from_bytes(hashlib.blake2b(name, digest_size=16).digest(), "little")
+    return np.random.Generator(np.random.Philox(key=key))

@@ -37,7 +37,7 @@ from pharos.train.ranks import Ranks
 from pharos.train.runner import Runner, Shares, StepRunner, is_sharded_checkpoint
 from pharos.train.schedules import Schedule
 from pharos.train.step import Step
-from pharos.train.step_zero import check_first_step
+from pharos.train.step_zero import check_batch, check_first_step
 from pharos.train.throughput import memory_in_use, peak_flops
 from pharos.train.watchdog import Watchdog
 
@@ -266,6 +266,7 @@ class Trainer:
     @torch.no_grad()
     def _check_first(self, batch: Batch) -> None:
         if self.step == 0 and self.config.check_first_step:
+            check_batch(self.model, self.objective, batch)
             sums = self.runner.evaluate(batch)
             check_first_step(self.model, self.objective, batch, sums, is_fresh=self.is_fresh)
 

@@ -183,7 +183,8 @@ def fingerprint(recipe: Recipe) -> str:
         for key, value in asdict(recipe).items()
         if key not in ("output", "about", "measured", "sample", "parallel", "device")
     }
-    told["training"] = {k: v for k, v in told["training"].items() if k not in HARMLESS}
+    harmless = HARMLESS - NEGATIVES if recipe.objective["name"] in CONTRASTIVE else HARMLESS
+    told["training"] = {k: v for k, v in told["training"].items() if k not in harmless}
     text = json.dumps(told, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -208,6 +209,9 @@ HARMLESS = {
     "compile",
 }
 """Keys of `training` that change nothing, or nothing but the order of sums, in what is trained."""
+CONTRASTIVE = {"info_nce", "sigmoid_pairs"}
+NEGATIVES = {"micro_batch_size"}
+"""What the pairs of a micro-batch are compared with depends on its size."""
 
 
 def _check_lengths(recipe: Recipe) -> None:

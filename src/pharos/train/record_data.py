@@ -18,8 +18,11 @@ from pharos.train.text_data import Data
 Build = Callable[[RecordData, Sequence[Any], Tokenizer, tuple[str, ...] | None], Rows]
 
 
-def record_data(data: RecordData, objective: str, tokenizer: Tokenizer, *, seed: int) -> Data:
-    """The stream, the validation rows and the labels for a supervised objective."""
+def record_data(
+    data: RecordData, objective: str, tokenizer: Tokenizer, *, is_number: bool, seed: int
+) -> Data:
+    """The stream, the validation rows and the labels for a supervised objective. A label that
+    `is_number` is predicted as such, by a head of one output."""
     if objective not in BUILDERS:
         raise TrainingError(
             f"objective.name is {objective}, which learns from texts: give data.sources instead of "
@@ -27,14 +30,14 @@ def record_data(data: RecordData, objective: str, tokenizer: Tokenizer, *, seed:
         )
     _check_keys(data, objective)
     training, validation = _records(data, objective, seed)
-    labels = _labels(data, objective, training)
+    labels = None if is_number else _labels(data, objective, training)
     build = BUILDERS[objective]
     rows = build(data, training, tokenizer, labels)
     return Data(
         stream=Shuffled(rows, seed),
         validation=build(data, validation, tokenizer, labels) if validation else None,
         summary=f"{len(training):,} examples" + (f", {len(labels)} labels" if labels else ""),
-        labels=labels,
+        labels=("number",) if is_number else labels,
     )
 
 

@@ -30,7 +30,6 @@ from pharos.models.generation import Generation
 from pharos.models.heads import CausalLM
 from pharos.models.load import new_model
 from pharos.models.resolve import find_model
-from pharos.models.two_towers import SIGLIP_BIAS, SIGLIP_SCALE, TextTower, TwoTowers
 from pharos.train.activation_checkpoint import checkpoint_activations
 from pharos.train.checkpoint import Checkpoints, save_module
 from pharos.train.events import Observer
@@ -123,7 +122,10 @@ class Run:
         self._check_model(self.network, parts.task)
         self.task = parts.task
         self.flops_per_token = 3 * flops_per_token(self.network, parts.task, recipe)
-        self.model = for_pairs(self.network, parts.objective).to(ranks.device)
+        self.model: nn.Module = self.network
+        if isinstance(parts.objective, InfoNCE | SigmoidPairs):
+            self.model = parts.objective.towers(cast(Body, self.network), seed=recipe.seed)
+        self.model.to(ranks.device)
         self.trainer = self._trainer()
         if resume and not self.trainer.resume():
             say(f"There is no checkpoint in {self.output}; the run begins")
@@ -370,7 +372,8 @@ class Parts:
         else:
             tokenizer = _tokenizer(recipe, None)
             objective = _objective(recipe, tokenizer)
-            found = record_data(data, name, tokenizer, seed=recipe.seed)
+            is_number = recipe.objective.get("problem_type") == "regression"
+            found = record_data(data, name, tokenizer, is_number=is_number, seed=recipe.seed)
         return cls(tokenizer=tokenizer, objective=objective, task=objective.task, data=found)
 
 
@@ -416,15 +419,6 @@ def _check_same_data(recipe: Recipe, folder: Path) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(found)
-
-
-def for_pairs(network: Model, objective: Objective) -> nn.Module:
-    """A body under one tower that both sides share, if pairs are what is learned from."""
-    if isinstance(objective, InfoNCE):
-        return TwoTowers(TextTower(cast(Body, network)))
-    if isinstance(objective, SigmoidPairs):
-        return TwoTowers(TextTower(cast(Body, network)), scale=SIGLIP_SCALE, bias=SIGLIP_BIAS)
-    return network
 
 
 def special_ids_of(tokenizer: Tokenizer) -> dict[str, int | None]:
