@@ -33,6 +33,7 @@ from pharos.models.seq2seq import Seq2SeqLM
 from pharos.train.objective import Batch
 from pharos.train.objectives.causal_lm import CausalLM, CausalLMConfig
 from pharos.train.objectives.vocabulary import Vocabulary
+from pharos.train.optimizers import OptimizerConfig, make_optimizer
 from pharos.train.parallel import (
     ParallelConfig,
     PipelineRunner,
@@ -45,7 +46,6 @@ from pharos.train.parallel import (
     rows_group,
     save_sharded,
 )
-from pharos.train.parallel.optimizer_groups import by_layout
 from pharos.train.step import Step
 
 STEPS, ROWS, LENGTH = 4, 8, 12
@@ -142,6 +142,7 @@ class Run:
         max_norm: float | None = 1.0,
         num_micro_batches: int = 2,
         checkpointing: Any = "none",
+        optimizer: Any = "adamw",
     ) -> None:
         self.config, self.max_norm = config, max_norm
         self.num_micro_batches = num_micro_batches
@@ -157,8 +158,7 @@ class Run:
             self.module = parallelize(
                 step, model, config, self.mesh, activation_checkpointing=checkpointing
             )
-        groups = by_layout([{"params": list(self.module.parameters())}])
-        self.optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95))
+        self.optimizer = make_optimizer(OptimizerConfig(name=optimizer, lr=1e-3), self.module)
         self.group = rows_group(self.mesh)
         self.norms: list[float] = []
 
@@ -265,6 +265,27 @@ def saves_and_goes_on(folder: Path) -> Any:
     saved_by = folder / "resharding"
     save_sharded(saved_by / "step", run.module, run.optimizer, beside=_leave_a_note)
     return run.train(range(5, 10)) | {"files": sorted(p.name for p in saved_by.iterdir())}
+
+
+def muon_goes_on(folder: Path) -> Any:
+    """A sharded run of Muon, and what a checkpoint in its midst goes on to."""
+    run = Run("llama", ParallelConfig(shard=2), optimizer="muon")
+    run.train(range(2))
+    save_sharded(folder / "muon", run.module, run.optimizer)
+    again = Run("llama", ParallelConfig(shard=2), optimizer="muon")
+    load_sharded(folder / "muon", again.module, again.optimizer)
+    return [run.train(range(2, 5))["losses"], again.train(range(2, 5))["losses"]]
+
+
+def eight_bits_are_refused(folder: Path) -> Any:
+    """What is said of a state that is laid out by blocks of a shard."""
+    run = Run("llama", ParallelConfig(shard=2), optimizer="adamw8bit")
+    run.train(range(1))
+    try:
+        save_sharded(folder / "eight-bits", run.module, run.optimizer)
+    except TrainingError as error:
+        return str(error)
+    return None
 
 
 def _leave_a_note(folder: Path) -> None:
@@ -376,6 +397,8 @@ CHECKS: Mapping[str, Callable[..., Any]] = {
     "goes_on_with_two": goes_on(shard=2),
     "goes_on_in_stages": goes_on(pipeline=2),
     "gathers_to_a_model_folder": gathers_to_a_model_folder,
+    "muon_goes_on": muon_goes_on,
+    "eight_bits_are_refused": eight_bits_are_refused,
     "one_rank_cannot_write": one_rank_cannot_write,
     "names_are_those_of_the_model": names_are_those_of_the_model,
     "evaluates_without_gradients": evaluates_without_gradients,

@@ -80,7 +80,7 @@ def test_the_interleaved_schedule_has_two_stages_a_rank() -> None:
 def test_a_pipeline_needs_micro_batches_for_all_its_stages() -> None:
     message = refused(ParallelConfig(pipeline=2), num_micro_batches=3)
     assert "a rank has 3 micro-batches" in message
-    assert "loop.micro_batch_size" in message
+    assert "training.micro_batch_size" in message
 
 
 def test_a_pipeline_is_for_causal_language_models() -> None:

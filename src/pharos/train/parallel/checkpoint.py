@@ -49,8 +49,11 @@ def save_sharded(
     `folder` before is then still there.
     """
     partial = folder.with_name(folder.name + PARTIAL)
+    tensors: dict[str, Tensor] = {}
+    _together(folder, lambda: tensors.update(_tensors(module, optimizer)))
     _together(folder, lambda: _make_anew(partial) if _is_first() else None)
-    _together(folder, lambda: _write(partial, module, optimizer, beside))
+    _together(folder, lambda: save(dict(tensors), checkpoint_id=partial))
+    _together(folder, lambda: beside(partial))
     _together(folder, lambda: _put_in_place(partial, folder) if _is_first() else None)
 
 
@@ -75,8 +78,12 @@ def load_sharded(
     }
     load(tensors, checkpoint_id=folder)
     if optimizer is not None:
+        is_fused = any(group.get("fused") for group in optimizer.param_groups)
         for name, state in states.items():
-            optimizer.state[parameters[name]] = dict(state)
+            own = parameters[name]
+            optimizer.state[own] = {
+                key: _restored(value, own, is_fused=is_fused) for key, value in state.items()
+            }
 
 
 def load_whole(folder: Path, model: nn.Module) -> None:
@@ -98,42 +105,42 @@ def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
-def _write(
-    folder: Path,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
-    beside: Callable[[Path], None],
-) -> None:
+def _tensors(module: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
+    """What this rank has of the weights and of the optimizer's state, by name."""
     parameters = named_parameters(module)
-    tensors: dict[str, Any] = {name: p.detach() for name, p in parameters.items()}
+    tensors: dict[str, Tensor] = {name: p.detach() for name, p in parameters.items()}
     if optimizer is not None:
         for name, parameter in parameters.items():
             for key, value in optimizer.state.get(parameter, {}).items():
-                _check_state(name, key, value, parameter)
-                tensors[f"{OPTIMIZER}{name}.{key}"] = value
-    save(tensors, checkpoint_id=folder)
-    beside(folder)
+                tensors[f"{OPTIMIZER}{name}.{key}"] = _as_tensor(name, key, value, parameter)
+    return tensors
 
 
-def _check_state(name: str, key: str, value: object, parameter: Tensor) -> None:
+def _as_tensor(name: str, key: str, value: object, parameter: Tensor) -> Tensor:
     """A state must be one number, or lie as its parameter does: else nobody knows which part of the
     whole it is."""
-    if isinstance(value, Tensor) and (value.numel() == 1 or _is_alike(value, parameter)):
-        return
-    raise TrainingError(
-        f"the optimizer keeps {key} of {name} in a form of its own, which a sharded checkpoint "
-        "cannot place; use adamw with parallel.shard, parallel.tensor, parallel.pipeline or "
-        "parallel.expert"
+    if isinstance(value, int):
+        return torch.tensor(value)
+    is_whole = not isinstance(parameter, DTensor)
+    if isinstance(value, Tensor) and (
+        value.numel() == 1 or is_whole or _is_alike(value, parameter)
+    ):
+        return value
+    raise _cannot_be_placed(key, name)
+
+
+def _cannot_be_placed(key: str, name: str) -> TrainingError:
+    return TrainingError(
+        f"the optimizer keeps {key} of {name} in a form of its own, which cannot be placed in the "
+        "whole; choose the optimizer adamw or muon with parallel.shard, tensor or expert"
     )
 
 
 def _is_alike(value: Tensor, parameter: Tensor) -> bool:
-    if value.shape != parameter.shape or isinstance(value, DTensor) != isinstance(
-        parameter, DTensor
-    ):
-        return False
     if not isinstance(value, DTensor) or not isinstance(parameter, DTensor):
-        return True
+        return False
+    if value.shape != parameter.shape:
+        return False
     same: bool = value.placements == parameter.placements
     return same and value.device_mesh == parameter.device_mesh
 
@@ -151,13 +158,28 @@ def _states_to_fill(
         parameter = parameters.get(name)
         if parameter is None or parameter not in trained:
             continue
-        dtype = metadata.properties.dtype
-        if metadata.size == parameter.shape and parameter.numel() > 1:
-            value = torch.zeros_like(parameter, dtype=dtype)
-        else:
-            value = torch.zeros(metadata.size, dtype=dtype)
+        value = _room_for(metadata, parameter)
+        is_own = value.numel() > 1 and value.shape != parameter.shape
+        if is_own and isinstance(parameter, DTensor):
+            raise _cannot_be_placed(key, name)
         states.setdefault(name, {})[key] = value
     return states
+
+
+def _room_for(metadata: TensorStorageMetadata, parameter: Tensor) -> Tensor:
+    dtype = metadata.properties.dtype
+    if metadata.size == parameter.shape:
+        return torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
+    return torch.zeros(metadata.size, dtype=dtype)
+
+
+def _restored(value: Tensor, parameter: Tensor, *, is_fused: bool) -> Tensor | int:
+    """As optimizers keep it: numbers of steps are Python's, or tensors where the kernel is."""
+    if value.numel() == 1 and parameter.numel() > 1:
+        if not value.is_floating_point():
+            return int(value)
+        return value.to(parameter.device) if is_fused else value
+    return value
 
 
 def _saved_states(
@@ -199,21 +221,23 @@ def _is_first() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def _together(folder: Path, act: Callable[[], None]) -> None:
-    """Do it on every rank; if one cannot, none goes on."""
+def _together(folder: Path, act: Callable[[], object]) -> None:
+    """Do it on every rank; if one cannot, none goes on. So what may fail on one rank alone must not
+    be what the others wait for: that is an act of its own."""
     problem: str | None = None
+    rank = dist.get_rank() if dist.is_initialized() else 0
     try:
         act()
+    except TrainingError as error:
+        problem = str(error)
     except (OSError, RuntimeError, CheckpointException) as error:
-        problem = str(error) or type(error).__name__
-    problems: list[str | None] = [problem]
+        problem = (
+            f"{folder}: the checkpoint could not be written on rank {rank} ({error}); free space "
+            "there or name another output, then resume from the checkpoint before it"
+        )
+    problems = [problem]
     if dist.is_initialized():
         problems = [None] * dist.get_world_size()
         dist.all_gather_object(problems, problem)
-    failed = [(rank, text) for rank, text in enumerate(problems) if text is not None]
-    if failed:
-        rank, text = failed[0]
-        raise TrainingError(
-            f"{folder}: the checkpoint could not be written on rank {rank} ({text}); free space "
-            "there or name another output, then resume from the checkpoint before it"
-        )
+    if failed := [text for text in problems if text is not None]:
+        raise TrainingError(failed[0])

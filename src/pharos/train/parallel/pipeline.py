@@ -12,14 +12,12 @@ are added up.
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
-from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 from torch.distributed.tensor import DTensor
 
 from pharos.core.errors import TrainingError
@@ -29,6 +27,10 @@ from pharos.train.objective import Batch, Objective
 from pharos.train.parallel.apply import parallelize, unwrapped
 from pharos.train.parallel.experts import Excerpt
 from pharos.train.parallel.mesh import ParallelConfig
+
+if TYPE_CHECKING:  # imported where a pipeline is built: it brings in torch's compiler
+    from torch.distributed.pipelining import PipelineStage
+    from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 
 
 class Received(nn.Module):
@@ -158,7 +160,7 @@ class PipelineRunner(nn.Module):
         )
         is_tied = model.lm_head is None
         self.ends = ends_group(mesh) if is_tied else None
-        self._schedules: dict[tuple[object, ...], PipelineScheduleSingle | PipelineScheduleMulti]
+        self._schedules: dict[object, PipelineScheduleSingle | PipelineScheduleMulti]
         self._schedules = {}
         self._names: list[str] | None = None
 
@@ -205,7 +207,9 @@ class PipelineRunner(nn.Module):
 
     def _schedule(
         self, ids: Tensor, num: int, with_backward: bool
-    ) -> PipelineScheduleSingle | PipelineScheduleMulti:
+    ) -> "PipelineScheduleSingle | PipelineScheduleMulti":
+        from torch.distributed.pipelining import Schedule1F1B, ScheduleInterleaved1F1B
+
         key = (ids.shape, num, with_backward)
         if key not in self._schedules:
             rows, length = len(ids) // num, ids.shape[1]
@@ -223,7 +227,9 @@ class PipelineRunner(nn.Module):
                 )
         return self._schedules[key]
 
-    def _stage(self, part: nn.Module, index: int, ids: Tensor) -> PipelineStage:
+    def _stage(self, part: nn.Module, index: int, ids: Tensor) -> "PipelineStage":
+        from torch.distributed.pipelining import PipelineStage
+
         states = torch.empty(
             *ids.shape, self.width, device=ids.device, requires_grad=torch.is_grad_enabled()
         )

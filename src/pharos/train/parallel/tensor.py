@@ -30,12 +30,13 @@ from pharos.train.parallel.collectives import summed_gradient
 from pharos.train.parallel.mesh import EXPERT_PARALLEL, GPT2, LLAMAS
 
 
-class OwnRows(nn.Module):
+class OwnRows(nn.Linear):
     """The part of a fused linear that is for this rank's heads: of each of its `num_parts`
     matrices, the rows in the rank's turn."""
 
     def __init__(self, whole: nn.Linear, num_parts: int, mesh: DeviceMesh) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = whole.in_features, whole.out_features
         self.weight, self.bias = whole.weight, whole.bias
         self.num_parts = num_parts
         self.group, self.rank, self.size = mesh.get_group(), mesh.get_local_rank(), mesh.size()
