@@ -30,9 +30,11 @@ from pharos.train.objective import IGNORED, Batch, Objective
 from pharos.train.objectives.contrastive import num_pairs, world_size
 from pharos.train.objectives.distillation import Distillation
 from pharos.train.objectives.masked_lm import MaskedLM
+from pharos.train.objectives.preference import DPO
 
 USUAL_STD = 0.02
 SLACK = 0.5
+EXACT = 1e-4
 SWITCH = "check_first_step: false switches this check off"
 
 
@@ -237,6 +239,8 @@ def check_first_loss(
                 f"the first {name} loss is {loss}: numbers overflow; train in bf16 or fp32, and "
                 "look whether the loaded weights are finite"
             )
+        if name == "dpo" and isinstance(objective, DPO):
+            _check_exact(loss, objective.first_loss)
         if name in FIRST_LOSSES and (is_fresh or name in LOADED_WHOLE):
             guess = FIRST_LOSSES[name](model, batch)
             _check_guess(name, loss, guess, is_fresh=is_fresh)
@@ -268,6 +272,16 @@ def _check_guess(name: str, loss: float, guess: Guess, *, is_fresh: bool) -> Non
         raise TrainingError(
             f"{shown}: a fresh model cannot know more, unless it sees the answers: look whether "
             f"labels are among what the model reads ({SWITCH})"
+        )
+
+
+def _check_exact(loss: float, expected: float) -> None:
+    """Policy and reference begin as one model, so the first loss is no guess."""
+    if abs(loss - expected) > EXACT * max(1.0, expected):
+        raise TrainingError(
+            f"the first dpo loss is {loss:.5f}; while policy and reference are the same model it "
+            f"is {expected:.5f}: objective.reference is another model than the one that training "
+            f"begins with, or reads other ids; if that is meant: {SWITCH}"
         )
 
 
@@ -331,6 +345,7 @@ FIRST_LOSSES: dict[str, Callable[[nn.Module, Batch], Guess]] = {
     "token_classification": _of_classes,
     "answer_span": _of_places,
     "info_nce": _of_pairs,
+    "bradley_terry": _of_two,
 }
 """By term. An objective that knows what its loss must begin with adds it here."""
 LOADED_WHOLE = {"causal_lm", "masked_lm", "span_corruption"}

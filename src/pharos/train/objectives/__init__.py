@@ -23,7 +23,9 @@ from pharos.train.objectives.distillation import (
     LanguageModelling,
 )
 from pharos.train.objectives.masked_lm import MaskedLM, MaskedLMConfig
+from pharos.train.objectives.preference import DPO, DPOConfig
 from pharos.train.objectives.question_answering import QuestionAnswering
+from pharos.train.objectives.reward import RewardConfig, RewardModelling
 from pharos.train.objectives.span_corruption import SpanCorruption, SpanCorruptionConfig
 from pharos.train.objectives.vocabulary import Vocabulary
 from pharos.train.settings import read_settings
@@ -63,6 +65,8 @@ OBJECTIVES: Mapping[str, Entry] = {
     "question_answering": Entry(NoKeys, lambda _, vocabulary: QuestionAnswering(vocabulary)),
     "info_nce": Entry(ContrastiveConfig, InfoNCE),
     "sigmoid_pairs": Entry(ContrastiveConfig, SigmoidPairs),
+    "dpo": Entry(DPOConfig, DPO),
+    "reward": Entry(RewardConfig, RewardModelling),
     "distillation": Entry(DistillationKeys, _distillation),
 }
 
