@@ -22,7 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # imported by the first optimizer's step: once here, not by every rank
 import torch.distributed as dist
+import torch.distributed.pipelining
+import torch.distributed.tensor.parallel
 from torch import nn
 
 from pharos.core.errors import TrainingError
