@@ -24,8 +24,10 @@ from pharos.adapt import (
     PromptTuningConfig,
     load_adapter,
     save_adapter,
+    untie_embeddings,
     with_prompt,
 )
+from pharos.core.errors import ModelError
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -144,3 +146,30 @@ def test_the_names_in_the_file_are_hugging_faces(tmp_path: Path) -> None:
     assert raw["target_modules"] == ["query", "value"]
     assert raw["base_model_name_or_path"] == "somebody/bert"
     assert raw["modules_to_save"] == ["bert.pooler.dense", "classifier"]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_a_trained_copy_of_a_tied_embedding_is_their_head_too(name: str, tmp_path: Path) -> None:
+    both = pair(KINDS[name])
+    adapters = Adapters(both.ours)
+    table = "wte" if name == "gpt2" else "shared"
+    targets = tuple(KINDS[name].targets)
+    adapters.add(LoraConfig(r=4, target_modules=targets, modules_to_save=(table,)))
+    randomize(both.ours, lambda p: p.requires_grad)
+    save_adapter(adapters, tmp_path)
+    assert_close(ours_of(both.ours), theirs_of(peft_load(both.theirs, tmp_path)))
+
+
+def test_a_trained_copy_without_the_head_needs_an_untied_model(tmp_path: Path) -> None:
+    both = pair(KINDS["gpt2"])
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM", target_modules=["c_attn"], modules_to_save=["wte"]
+    )
+    theirs = peft_model(both.theirs, config)
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="untie_embeddings"):
+        load_adapter(Adapters(both.ours), tmp_path)
+    untied = pair(KINDS["gpt2"]).ours
+    untie_embeddings(untied)
+    load_adapter(Adapters(untied), tmp_path)
+    assert_close(ours_of(untied), theirs_of(theirs))

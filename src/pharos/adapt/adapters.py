@@ -17,7 +17,7 @@ from pharos.adapt.config import AdapterConfig
 from pharos.adapt.embeddings import PromptPart, TokenRowsPart
 from pharos.adapt.layers import Adapted, Part, SavedCopy, wrappers
 from pharos.adapt.plan import Place, Plan
-from pharos.adapt.sites import find_sites, weight_map_of
+from pharos.adapt.sites import find_sites, head_copies, weight_map_of
 from pharos.models.family import Model
 
 DEFAULT = "default"
@@ -26,8 +26,9 @@ DEFAULT = "default"
 class Adapters:
     """The adapters of one model, which is frozen from here on. `configs` are their settings.
 
-    `sites` and `weight_map` are those of the model without adapters: with them, its own map no
-    longer finds its parameters, and it cannot be saved before `merge_and_unload` or `unload`.
+    `sites`, `weight_map` and `head_copies` are those of the model without adapters: with them, its
+    own map no longer finds its parameters, and it cannot be saved before `merge_and_unload`, or
+    `unload`.
     """
 
     def __init__(self, model: Model) -> None:
@@ -36,6 +37,7 @@ class Adapters:
         self.model = model
         self.sites = find_sites(model)
         self.weight_map = weight_map_of(model)
+        self.head_copies = head_copies(model)
         self.configs: dict[str, AdapterConfig] = {}
         model.requires_grad_(False)
 

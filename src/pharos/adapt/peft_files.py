@@ -31,7 +31,7 @@ from pharos.adapt.layers import Dequantizes, Part, SavedCopy
 from pharos.adapt.lora import EmbeddingLoraPart, LoraPart
 from pharos.adapt.saved_modules import modules_of
 from pharos.adapt.sites import Site, in_short
-from pharos.adapt.vocabulary import EMBEDDINGS, is_tied
+from pharos.adapt.vocabulary import is_tied
 from pharos.core.errors import ModelError
 from pharos.core.json_files import check_size, read_object, write_object
 from pharos.models.family import Model, Task
@@ -82,7 +82,7 @@ def save_adapter(
     tensors = {
         key if key == PROMPT_KEY else f"{prefix}{key}": tensor.detach().cpu().contiguous()
         for part in parts
-        for key, tensor in part.tensors().items()
+        for key, tensor in _with_head(adapters, part.tensors()).items()
     }
     weights = folder / f"{WEIGHTS_FILE}.part"
     is_quantized = any(isinstance(module, Dequantizes) for module in adapters.model.modules())
@@ -233,7 +233,7 @@ class _Loading:
         self.plan.put_prompt(lambda base: torch.zeros(number, base.embedding_dim))
 
     def _plan_saved(self) -> None:
-        tied = is_tied(self.adapters.model) and not self.raw.get("ensure_weight_tying")
+        tied = is_tied(self.adapters.model) and not self._has_the_head_too()
         for saved in modules_of(self.adapters.weight_map):
             names = {name for source in saved.sources.values() for name in source.names}
             if names & self.unclaimed:
@@ -241,6 +241,15 @@ class _Loading:
                     self.plan.check_tie(saved.ours, "a trained copy of")
                 self._claim(*names)
                 self.plan.put_copy(saved)
+
+    def _has_the_head_too(self) -> bool:
+        """Whether the file says of a tied head that it is the embedding."""
+        says_so = bool(self.raw.get("ensure_weight_tying"))
+        for copy, name in self.adapters.head_copies.items():
+            if copy in self.tensors and name in self.tensors:
+                says_so = torch.equal(self.tensors[copy], self.tensors[name])
+                self._claim(*([copy] if says_so else []))
+        return says_so
 
     def _check_base_copies(self) -> None:
         """PEFT saves the base's embedding beside an update of it: it must be that of this model."""
@@ -372,7 +381,7 @@ def _task_of(model: Model) -> Task:
 def _own_config(
     adapters: Adapters, config: AdapterConfig, parts: Collection[Part]
 ) -> dict[str, Any]:
-    saved = _saved_names(parts)
+    saved = _saved_names(adapters, parts)
     raw: dict[str, Any] = {"modules_to_save": saved or None}
     if isinstance(config, LoraConfig):
         return raw | _lora_config(adapters, config, parts)
@@ -399,7 +408,6 @@ def _lora_config(adapters: Adapters, config: LoraConfig, parts: Collection[Part]
         for part in parts
         if isinstance(part, TokenRowsPart)
     }
-    copied = any(isinstance(part, SavedCopy) for part in parts) and is_tied(adapters.model)
     return {
         "peft_type": LORA,
         "r": config.r,
@@ -417,24 +425,21 @@ def _lora_config(adapters: Adapters, config: LoraConfig, parts: Collection[Part]
         "trainable_token_indices": tokens or None,
         "fan_in_fan_out": any(site.is_transposed for site in chosen),
         "bias": "none",
-        "ensure_weight_tying": copied and _copies_embedding(adapters),
     }
 
 
-def _copies_embedding(adapters: Adapters) -> bool:
-    modules = (adapters.model.get_submodule(name) for name in EMBEDDINGS[:1])
-    return any(hasattr(module, "adapters") for module in modules)
+def _saved_names(adapters: Adapters, parts: Collection[Part]) -> list[str]:
+    copies = [part for part in parts if isinstance(part, SavedCopy)]
+    names = {name for part in copies for name in _with_head(adapters, part.tensors())}
+    return sorted({name.rpartition(".")[0] for name in names})
 
 
-def _saved_names(parts: Collection[Part]) -> list[str]:
-    names = {
-        name.rpartition(".")[0]
-        for part in parts
-        if isinstance(part, SavedCopy)
-        for source in part.sources.values()
-        for name in source.names
+def _with_head(adapters: Adapters, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A trained embedding that is the head too is saved as both: PEFT would adapt one of them."""
+    copies = {
+        c: tensors[name].clone() for c, name in adapters.head_copies.items() if name in tensors
     }
-    return sorted(names)
+    return {**tensors, **copies}
 
 
 def _prefix(peft_type: object) -> str:

@@ -45,8 +45,17 @@ Sites = Mapping[str, Site]
 
 
 def weight_map_of(model: Model) -> WeightMap:
-    prefix = family_of(model.config.model_type).prefix
-    return model.weight_map("" if isinstance(model, Body) else prefix)
+    return model.weight_map(_prefix(model))
+
+
+def head_copies(model: Model) -> dict[str, str]:
+    """By the names that a file may hold a tied head's weight under, the names of what it is."""
+    has_head = getattr(model, "lm_head", model) is None
+    return model.copies(_prefix(model)) if has_head else {}
+
+
+def _prefix(model: Model) -> str:
+    return "" if isinstance(model, Body) else family_of(model.config.model_type).prefix
 
 
 def find_sites(model: Model) -> dict[str, Site]:
