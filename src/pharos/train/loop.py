@@ -190,7 +190,7 @@ class Trainer:
         totals = self.runner.gradients(batches, self._shares(counts))
         losses = self._means(totals, counts)
         self._watch(losses, batches)
-        norm = self._update()
+        norm = self._update(batches)
         self.step += 1
         meter.count(batches)
         is_last = self.step == self.config.steps
@@ -204,12 +204,14 @@ class Trainer:
             self.config.evaluate_every, self.step, is_last
         )
 
-    def _update(self) -> float:
+    def _update(self, batches: Sequence[Batch]) -> float:
         factor = self.schedule.factor(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         self.scaler.unscale(self.optimizer)
         norm = self.runner.clip(self.config.clip)
+        if self.watchdog is not None and not self.scaler.is_enabled:
+            self.watchdog.check_gradient(self.step, norm, batches, self.output)
         if self.scaler.step(self.optimizer) and self.ema is not None:
             self.ema.update(self.model)
         self.optimizer.zero_grad(set_to_none=True)
