@@ -9,6 +9,7 @@ with `tokenizer.encode(text, add_special_tokens=False)`; else it begins with two
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,13 @@ from jinja2 import Template, TemplateError, TemplateSyntaxError
 from pharos.core import Message, ModelError
 from pharos.core.json_files import read_object, read_text
 from pharos.data.template_costs import TooMuchWorkError
-from pharos.data.template_sandbox import MAX_SOURCE, MeteredEnvironment
+from pharos.data.template_sandbox import (
+    BEGIN,
+    END,
+    MAX_SOURCE,
+    MeteredContext,
+    MeteredEnvironment,
+)
 from pharos.data.tokenizer import Tokenizer
 
 MAX_CHARACTERS = 16_000_000
@@ -84,6 +91,45 @@ class ChatTemplate:
         Raises ModelError where the template refuses the messages (two of the user in a row, for
         some), has a mistake, or takes too long.
         """
+        context = self._context(messages, add_generation_prompt, tools, documents, variables)
+        return self._written(context)
+
+    @property
+    def has_markers(self) -> bool:
+        """Whether it tells what the assistant says, by `{% generation %}`."""
+        return re.search(r"\{%-?\s*generation\s*[-+]?%\}", self.source) is not None
+
+    def generations(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The text, without the beginning of a next message, and where in it the assistant speaks:
+        what the template has between `{% generation %}` and `{% endgeneration %}`. Raises
+        ModelError as `render` does."""
+        context = self._context(messages, False, tools, None, None)
+        context.has_marks = True
+        marked = self._written(context)
+        text, spans = "", []
+        for number, part in enumerate(re.split(f"[{BEGIN}{END}]", marked)):
+            spans += [(len(text), len(text) + len(part))] if number % 2 else []
+            text += part
+        if re.sub(f"[^{BEGIN}{END}]", "", marked) != (BEGIN + END) * len(spans):
+            raise ModelError(
+                f"{self.name} has {{% generation %}} within itself, or a message holds its marks "
+                "(U+FDD0, U+FDD1); mend the one or the other"
+            )
+        return text, spans
+
+    def _context(
+        self,
+        messages: Sequence[Message | Mapping[str, Any]],
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None,
+        documents: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any] | None,
+    ) -> MeteredContext:
         if not messages:
             raise ValueError("there are no messages to render; give at least one")
         values = {
@@ -95,6 +141,10 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
         }
         context = self._template.new_context({key: _plain(v) for key, v in values.items()})
+        assert isinstance(context, MeteredContext)
+        return context
+
+    def _written(self, context: MeteredContext) -> str:
         try:
             return _bounded(self._template.root_render_func(context))
         except _RefusalError as error:

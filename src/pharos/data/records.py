@@ -1,6 +1,9 @@
-"""Records from files: JSON lines, CSV, TSV, Parquet. A record is a mapping from column to value."""
+"""Records from files: JSON lines (also compressed by gzip), a JSON array, CSV, TSV, Parquet. A
+record is a mapping from column to value."""
 
 import csv
+import gzip
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +17,8 @@ Record = Mapping[str, Any]
 def read_records(path: Path) -> list[Record]:
     """All records of a file, of the kind its name says. Values of CSV and TSV are strings. Raises
     TrainingError naming file and line."""
-    reader = _READERS.get(path.suffix.lower())
+    kind = "".join(path.suffixes[-2:]) if path.suffix.lower() == ".gz" else path.suffix
+    reader = _READERS.get(kind.lower())
     if reader is None:
         raise TrainingError(
             f"{path} is not of a kind that is read as records; give it as {', '.join(_READERS)}"
@@ -27,6 +31,8 @@ def read_records(path: Path) -> list[Record]:
         raise TrainingError(
             f"{path} is not in UTF-8 ({error.reason}); convert it, with iconv for example"
         ) from error
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise TrainingError(f"{path} is damaged ({error}); copy or download it again") from error
     if not records:
         raise TrainingError(f"{path} has no records")
     return records
@@ -48,8 +54,9 @@ def text_column(record: Record, name: str, number: int) -> str:
 
 
 def _json_lines(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
+    is_packed = path.suffix.lower() == ".gz"
+    with gzip.open(path, "rb") if is_packed else path.open("rb") as file:
+        for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig"), 1):
             if line.strip():
                 yield _json_record(line, f"{path}, line {number}")
 
@@ -64,6 +71,16 @@ def _json_record(line: str, where: str) -> Record:
     if not isinstance(record, dict):
         raise TrainingError(f"{where} is {line.strip()[:40]!r}; each line must be a JSON object")
     return record
+
+
+def _json_array(path: Path) -> Iterable[Record]:
+    try:
+        records = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise TrainingError(f"{path}, line {error.lineno} is not JSON ({error.msg})") from error
+    if not isinstance(records, list) or not all(isinstance(each, dict) for each in records):
+        raise TrainingError(f"{path} must be an array of objects; or name it .jsonl, one a line")
+    return records
 
 
 def _delimited(delimiter: str) -> Callable[[Path], Iterator[Record]]:
@@ -100,4 +117,6 @@ _READERS: dict[str, Callable[[Path], Iterable[Record]]] = {
     ".csv": _delimited(","),
     ".tsv": _delimited("\t"),
     ".parquet": _parquet,
+    ".json": _json_array,
+    ".jsonl.gz": _json_lines,
 }

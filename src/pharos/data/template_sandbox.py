@@ -56,16 +56,22 @@ MAX_BITS = 4096
 """Of a product; Python refuses to print integers that are much larger."""
 NODES_PER_UNIT = 16
 
+BEGIN, END = "\ufdd0", "\ufdd1"
+"""Marks in a rendered text: code points that Unicode keeps for such uses, and no text has."""
+
 _ITERATED, _WEIGHED, _COPIED, _CHARGED = "!iterated", "!weighed", "!copied", "!charged"
+_MARKED = "!marked"
 """Filters that only the rewritten tree can name."""
 
 
 class MeteredContext(Context):
-    """The variables of one rendering, and its budget."""
+    """The variables of one rendering, and its budget. With `has_marks`, what stands in
+    `{% generation %}` is written between `BEGIN` and `END`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.meter = Meter(MAX_WORK)
+        self.has_marks = False
 
 
 class MeteredEnvironment(ImmutableSandboxedEnvironment):
@@ -189,7 +195,11 @@ class GenerationTag(Extension):
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body, lineno=line)
+        begin, end = (
+            nodes.Output([_filtered(_MARKED, nodes.Const(mark, lineno=line))], lineno=line)
+            for mark in (BEGIN, END)
+        )
+        return nodes.Scope([begin, *body, end], lineno=line)
 
 
 class _Metering(NodeTransformer):
@@ -349,11 +359,17 @@ def _charged(context: MeteredContext, cost: int) -> str:
     return ""
 
 
+@pass_context
+def _marked(context: MeteredContext, mark: str) -> str:
+    return mark if context.has_marks else ""
+
+
 _INTERNAL_FILTERS: dict[str, Callable[..., Any]] = {
     _ITERATED: _iterated,
     _WEIGHED: _weighed_value,
     _COPIED: _copied_value,
     _CHARGED: _charged,
+    _MARKED: _marked,
 }
 _printed = _weighed_value
 """What is printed is first walked, as `str` walks it."""

@@ -1,0 +1,108 @@
+"""Rendered conversations as the rows that a run reads: one each, or packed."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pharos.data.conversations import Conversation, Text
+from pharos.data.examples import IGNORED
+from pharos.data.packing import BestFitRows
+from pharos.data.rendering import Rendered
+from pharos.data.rows import Row
+from pharos.data.token_source import TokenArrays
+from pharos.data.tokenizer import Tokenizer
+
+
+class RenderedRows:
+    """`{"ids", "labels"}` of each text, all rendered beforehand: what cannot be learned from is
+    found before a run begins."""
+
+    def __init__(self, rendered: Iterable[Rendered]) -> None:
+        texts = list(rendered)
+        self.ids = TokenArrays.of_documents(text.ids for text in texts)
+        self.labels = TokenArrays.of_documents(text.labels for text in texts)
+        self.report = RenderingReport.of(texts)
+
+    def __len__(self) -> int:
+        return self.ids.num_documents
+
+    def row(self, index: int, epoch: int) -> Row:
+        return {"ids": self.ids.document(index), "labels": self.labels.document(index)}
+
+
+class PackedRows:
+    """Whole conversations in rows of one length, kept apart: `{"ids", "labels", "document"}`, see
+    `packing.BestFitRows`. None may be longer than a row."""
+
+    def __init__(self, rows: RenderedRows, row_length: int) -> None:
+        self.labels = rows.labels
+        self.fit = BestFitRows(rows.ids, row_length)
+
+    def __len__(self) -> int:
+        return len(self.fit)
+
+    def row(self, index: int, epoch: int) -> Row:
+        row = self.fit.row(index, epoch)
+        labels = np.full(self.fit.row_length, IGNORED, dtype=np.int32)
+        parts = [self.labels.document(piece.document) for piece in self.fit.pieces(index)]
+        told = np.concatenate(parts)
+        labels[: len(told)] = told
+        return {**row, "labels": labels}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderingReport:
+    """Of so many texts: how many tokens they have (after what was cut), how many of these are
+    learned, and how many texts lost how many tokens at their ends."""
+
+    num_texts: int
+    num_tokens: int
+    num_learned: int
+    num_cut: int
+    tokens_cut: int
+    shortest: int
+    median: int
+    longest: int
+
+    @classmethod
+    def of(cls, texts: Sequence[Rendered]) -> "RenderingReport":
+        lengths = [len(text.ids) for text in texts] or [0]
+        return cls(
+            num_texts=len(texts),
+            num_tokens=sum(lengths),
+            num_learned=sum(text.num_learned for text in texts),
+            num_cut=sum(text.num_cut > 0 for text in texts),
+            tokens_cut=sum(text.num_cut for text in texts),
+            shortest=min(lengths),
+            median=int(np.median(lengths)),
+            longest=max(lengths),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoleCount:
+    """How often one speaks, and how many tokens that is, without what the template adds."""
+
+    turns: int
+    tokens: int
+
+
+def count_roles(texts: Iterable[Text], tokenizer: Tokenizer) -> dict[str, RoleCount]:
+    """By role; a text without turns is a `prompt` and a `completion`."""
+    said = [pair for text in texts for pair in _said(text)]
+    ids = tokenizer.encode_batch([words for _, words in said], add_special_tokens=False)
+    turns, tokens = Counter[str](), Counter[str]()
+    for (role, _), its in zip(said, ids, strict=True):
+        turns[role] += 1
+        tokens[role] += len(its)
+    return {role: RoleCount(turns=turns[role], tokens=tokens[role]) for role in turns}
+
+
+def _said(text: Text) -> list[tuple[str, str]]:
+    if isinstance(text, Conversation):
+        return [(turn.role, turn.content) for turn in text.turns]
+    parts: list[tuple[Any, str]] = [("prompt", text.prompt), ("completion", text.completion)]
+    return [(role, words) for role, words in parts if words]
