@@ -18,7 +18,7 @@ from pharos.models.load import load_model
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="ranks are forked")
 
 DRIVER = Path(__file__).with_name("driver.py")
-SECONDS = 560
+SECONDS = 1800
 KINDS = ("gpt2", "llama", "qwen3", "mixtral")
 
 TWO_RANKS = {
