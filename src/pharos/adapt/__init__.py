@@ -3,7 +3,7 @@
 from pharos.adapt.adapters import Adapters
 from pharos.adapt.config import BottleneckConfig, LoraConfig, PromptTuningConfig
 from pharos.adapt.layers import disabled
-from pharos.adapt.peft_files import load_adapter, save_adapter
+from pharos.adapt.peft_files import load_adapter, restore_adapter, save_adapter
 from pharos.adapt.prompt_tuning import virtual_ids, with_prompt
 from pharos.adapt.vocabulary import grow_vocabulary, is_tied, untie_embeddings
 
@@ -16,6 +16,7 @@ __all__ = [
     "grow_vocabulary",
     "is_tied",
     "load_adapter",
+    "restore_adapter",
     "save_adapter",
     "untie_embeddings",
     "virtual_ids",

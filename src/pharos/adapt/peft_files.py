@@ -99,14 +99,31 @@ def load_adapter(adapters: Adapters, folder: str | Path, name: str = DEFAULT) ->
     not fit, before anything of the model is touched."""
     folder = Path(folder)
     raw = read_adapter_config(folder)
-    prefix = _prefix(raw["peft_type"])
-    tensors = {key.removeprefix(prefix): x for key, x in read_tensors(folder).items()}
+    tensors = _without_prefix(raw, read_tensors(folder))
     try:
         _Loading(adapters, raw, tensors).run(name)
     except ModelError as error:
         base = raw.get("base_model_name_or_path")
         trained = f" (it was trained on {str(base)[:80]!r})" if base else ""
         raise ModelError(f"{folder} does not fit this model{trained}: {error}") from error
+
+
+def restore_adapter(adapters: Adapters, folder: str | Path, name: str = DEFAULT) -> None:
+    """The values that `save_adapter` wrote, into an adapter that is there already: its parameters
+    stay the same tensors, so an optimizer goes on with them. Raises ModelError for the files of
+    another adapter."""
+    folder = Path(folder)
+    tensors = _without_prefix(read_adapter_config(folder), read_tensors(folder))
+    for part in adapters.parts(name):
+        for key, wanted in part.tensors().items():
+            if key not in tensors or tensors[key].shape != wanted.shape:
+                raise ModelError(f"{folder / WEIGHTS_FILE} has no {key} of {tuple(wanted.shape)}")
+        part.load(tensors)
+
+
+def _without_prefix(raw: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = _prefix(raw["peft_type"])
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
