@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from numpy.typing import NDArray
@@ -24,6 +24,19 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pharos.core.errors import PharosError, TrainingError
 from pharos.data.rows import Row, Stream, row_generator
 from pharos.train.objective import Batch, Objective
+
+
+class Batches(Protocol):
+    """What the loop reads: for each optimizer step its micro-batches, without end, until it is
+    closed."""
+
+    waited_s: float
+
+    def __iter__(self) -> Iterator[Sequence[Batch]]: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
 
 
 class Loader:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from pharos.train.ema import EMA
 from pharos.train.events import Evaluation, Observer, RunFacts, StepRecord
 from pharos.train.gradients import GradientScaler
 from pharos.train.interruption import Interruption
-from pharos.train.loader import Loader
+from pharos.train.loader import Batches
 from pharos.train.objective import Batch, Objective
 from pharos.train.ranks import Ranks
 from pharos.train.runner import Runner, Shares, StepRunner, is_sharded_checkpoint
@@ -101,9 +101,19 @@ class LoopConfig:
         return micro
 
 
+class Carried(Protocol):
+    """What goes from one step to the next and is neither a weight nor the optimizer's: rollouts
+    that are not used up."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
 class Trainer:
     """One run. `batches(first_step)` loads the micro-batches from a step on; `validation()` those
     that are evaluated on, the same each time. `sample` writes something with the model, to be read.
+    `carried` is what else goes from step to step, and into checkpoints (rollouts).
     `flops_per_token` is of a forward and a backward pass, for the share of the devices' peak that
     is reached (MFU). `save_beside` puts into a checkpoint what belongs to the model besides (its
     tokenizer). Checkpoints are resumed only where the `fingerprint` is the same."""
@@ -117,7 +127,7 @@ class Trainer:
         schedule: Schedule,
         config: LoopConfig,
         output: Path,
-        batches: Callable[[int], Loader],
+        batches: Callable[[int], Batches],
         validation: Callable[[], Iterable[Batch]] | None = None,
         sample: Callable[[nn.Module], tuple[str, ...]] | None = None,
         observers: Sequence[Observer] = (),
@@ -128,6 +138,7 @@ class Trainer:
         save_beside: Callable[[Path], None] = lambda folder: None,
         fingerprint: str = "",
         is_fresh: bool = True,
+        carried: Carried | None = None,
     ) -> None:
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.schedule, self.config, self.seed = schedule, config, seed
@@ -136,6 +147,7 @@ class Trainer:
         self.observers = list(observers) if self.ranks.is_first else []
         self.output, self.fingerprint = output, fingerprint
         self.save_beside, self.is_fresh = save_beside, is_fresh
+        self.carried = carried
         self.device = next(model.parameters()).device
         self.checkpoints = Checkpoints(output / "checkpoints", config.keep)
         self.runner = runner or StepRunner(
@@ -180,7 +192,7 @@ class Trainer:
         return self.step == self.config.steps
 
     def train_step(
-        self, batches: Sequence[Batch], meter: "Meter", loader: Loader
+        self, batches: Sequence[Batch], meter: "Meter", loader: Batches
     ) -> StepRecord | None:
         """One optimizer step; its record, if one is due."""
         batches = [self._on_device(batch) for batch in batches]
@@ -372,6 +384,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "watchdog": None if self.watchdog is None else self.watchdog.state_dict(),
+            "carried": None if self.carried is None else self.carried.state_dict(),
         }
 
     def resume(self) -> bool:
@@ -399,6 +412,8 @@ class Trainer:
             self.ema.load_state_dict(state["ema"])
         if self.watchdog is not None:
             self.watchdog.load_state_dict(state["watchdog"])
+        if self.carried is not None:
+            self.carried.load_state_dict(state["carried"])
         self.step, self.tokens = state["step"], state["tokens"]
         self.best = state["best"] and tuple(state["best"])
         return True
@@ -418,7 +433,7 @@ class Meter:
         self.peak_flops = peak_flops(device, dtype) * trainer.ranks.processes
         self.restart()
 
-    def restart(self, loader: Loader | None = None) -> None:
+    def restart(self, loader: Batches | None = None) -> None:
         self.started, self.tokens, self.steps = time.perf_counter(), 0, 0
         self.waited_before = loader.waited_s if loader else 0.0
 
@@ -426,7 +441,7 @@ class Meter:
         self.tokens += sum(num_tokens(batch) for batch in batches)
         self.steps += 1
 
-    def record(self, losses: Mapping[str, float], norm: float, loader: Loader) -> StepRecord:
+    def record(self, losses: Mapping[str, float], norm: float, loader: Batches) -> StepRecord:
         trainer = self.trainer
         (tokens,) = trainer.ranks.sums([float(self.tokens)])
         seconds = time.perf_counter() - self.started

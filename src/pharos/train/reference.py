@@ -1,8 +1,8 @@
 """The model that a policy is compared with, or must stay near to.
 
-It is a frozen model of its own, or, where the policy is an adapter on a frozen base, that base: then
-there is no second model in memory. Either way its dropout is off and it has no gradients, and it
-reads the same padded batch in the same precision as the policy. So where the two are the same
+It is a frozen model of its own, or, where the policy is an adapter on a frozen base, that base:
+then there is no second model in memory. Either way its dropout is off and it has no gradients, and
+it reads the same padded batch in the same precision as the policy. So where the two are the same
 model, their log-probabilities are the same numbers.
 """
 

@@ -35,6 +35,7 @@ from pharos.train.objectives.preference import DPO
 USUAL_STD = 0.02
 SLACK = 0.5
 EXACT = 1e-4
+MOST_GAP = 0.1
 SWITCH = "check_first_step: false switches this check off"
 
 
@@ -241,6 +242,8 @@ def check_first_loss(
             )
         if name == "dpo" and isinstance(objective, DPO):
             _check_exact(loss, objective.first_loss)
+        if name == "sampler_gap":
+            _check_sampler(loss)
         if name in FIRST_LOSSES and (is_fresh or name in LOADED_WHOLE):
             guess = FIRST_LOSSES[name](model, batch)
             _check_guess(name, loss, guess, is_fresh=is_fresh)
@@ -282,6 +285,16 @@ def _check_exact(loss: float, expected: float) -> None:
             f"the first dpo loss is {loss:.5f}; while policy and reference are the same model it "
             f"is {expected:.5f}: objective.reference is another model than the one that training "
             f"begins with, or reads other ids; if that is meant: {SWITCH}"
+        )
+
+
+def _check_sampler(gap: float) -> None:
+    """What is learned from must have been sampled by the model that learns."""
+    if gap > MOST_GAP:
+        raise TrainingError(
+            f"log-probabilities are {gap:.3f} nats a token off the sampler's: rollouts "
+            "come from another distribution than the one that is trained (other weights, another "
+            f"temperature, a cut vocabulary, low precision); train in bf16 or fp32 ({SWITCH})"
         )
 
 

@@ -28,6 +28,9 @@ from pharos.train.objectives.question_answering import QuestionAnswering
 from pharos.train.objectives.reward import RewardConfig, RewardModelling
 from pharos.train.objectives.span_corruption import SpanCorruption, SpanCorruptionConfig
 from pharos.train.objectives.vocabulary import Vocabulary
+from pharos.train.reference import Reference
+from pharos.train.rl.grpo import GRPO, GRPOConfig
+from pharos.train.rl.ppo import PPO, PPOConfig
 from pharos.train.settings import read_settings
 
 __all__ = ["OBJECTIVES", "Entry", "Vocabulary", "new_objective"]
@@ -67,6 +70,8 @@ OBJECTIVES: Mapping[str, Entry] = {
     "sigmoid_pairs": Entry(ContrastiveConfig, SigmoidPairs),
     "dpo": Entry(DPOConfig, DPO),
     "reward": Entry(RewardConfig, RewardModelling),
+    "ppo": Entry(PPOConfig, lambda config, _: PPO(config, Reference.load(config.reference))),
+    "grpo": Entry(GRPOConfig, lambda config, _: GRPO(config, Reference.load(config.reference))),
     "distillation": Entry(DistillationKeys, _distillation),
 }
 

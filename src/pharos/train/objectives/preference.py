@@ -2,8 +2,8 @@
 2023, arXiv:2305.18290).
 
 How much more likely than the reference the policy makes an answer y to x is its implicit reward,
-β · log π(y|x) / π_ref(y|x). With h = log-ratio of the chosen - log-ratio of the rejected, summed over
-the tokens of the answers, the loss of a pair is
+β · log π(y|x) / π_ref(y|x). With h = log-ratio of the chosen - log-ratio of the rejected, summed
+over the tokens of the answers, the loss of a pair is
 
     sigmoid  -log σ(βh); with label smoothing ε, the chance that a label is wrong,
              -(1 - ε) log σ(βh) - ε log σ(-βh)                                (conservative DPO)

@@ -1,13 +1,12 @@
 """What the reference says of each pair, computed once and kept on the disk.
 
-    rows = ReferenceRows.computed(rows, reference, "data/reference-train.npz", pad_id=0, batch_size=8)
+    rows = ReferenceRows.computed(rows, model, "reference.npz", pad_id=0, batch_size=8)
 
 After that no reference is needed in memory. The file knows by a fingerprint which weights and which
 pairs it is of; with any others it is computed anew.
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,4 +94,4 @@ def _write(path: Path, wanted: str, sums_N2: NDArray[np.float32]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial.npz")
     np.savez(partial, fingerprint=np.array(wanted), log_probs=sums_N2)
-    os.replace(partial, path)
+    partial.replace(path)

@@ -1,9 +1,10 @@
 """Learn from pairs to score answers: a reward model (Bradley & Terry 1952; Ouyang et al. 2022,
 arXiv:2203.02155).
 
-That the chosen answer of a pair is better has the probability σ(r_chosen - r_rejected), and the loss
-is its negative logarithm. Only differences are learned, so scores may drift together; the `centre`
-term, (r_chosen + r_rejected)², holds them around zero (Eisenstein et al. 2023, arXiv:2312.09244).
+That the chosen answer of a pair is better has the probability σ(r_chosen - r_rejected), and the
+loss is its negative logarithm. Only differences are learned, so scores may drift together; the
+`centre` term, (r_chosen + r_rejected)², holds them around zero (Eisenstein et al. 2023,
+arXiv:2312.09244).
 
 A score is read at the last token that is not padding, wherever that stands.
 
