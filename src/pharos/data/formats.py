@@ -263,7 +263,7 @@ FORMATS: Mapping[FormatName, Format] = {
     "sharegpt": _format("conversations", "system tools", Conversation, _sharegpt),
     "messages": _format("messages", "tools", Conversation, _messages),
     "prompt_completion": _format("prompt completion", "tools", Conversation, _prompt_completion),
-    "text": _format("text", "", Conversation, _text),
+    "text": _format("text", "", Continuation, _text),
     "preference": _format("prompt chosen rejected", "tools", Preference, _preference),
     "implicit_preference": _format("chosen rejected", "tools", Preference, _implicit_preference),
     "ranking": _format("conversations chosen rejected", "system tools", Preference, _ranking),

@@ -1,11 +1,12 @@
 """Rendered conversations as the rows that a run reads: one each, or packed."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pharos.data.conversations import Conversation, Text
 from pharos.data.examples import IGNORED
@@ -14,6 +15,8 @@ from pharos.data.rendering import Rendered
 from pharos.data.rows import Row
 from pharos.data.token_source import TokenArrays
 from pharos.data.tokenizer import Tokenizer
+
+Int32s = NDArray[np.int32]
 
 
 class RenderedRows:
@@ -24,7 +27,6 @@ class RenderedRows:
         texts = list(rendered)
         self.ids = TokenArrays.of_documents(text.ids for text in texts)
         self.labels = TokenArrays.of_documents(text.labels for text in texts)
-        self.report = RenderingReport.of(texts)
 
     def __len__(self) -> int:
         return self.ids.num_documents
@@ -53,11 +55,41 @@ class PackedRows:
         return {**row, "labels": labels}
 
 
+class PreferenceRows:
+    """`{"prompt_ids", "chosen_ids", "rejected_ids"}`: what both texts begin with, and the answers,
+    to the token that ends them."""
+
+    def __init__(self, pairs: Iterable[tuple[Rendered, Rendered]]) -> None:
+        split = [(_parted(chosen), _parted(rejected)) for chosen, rejected in pairs]
+        self.prompts = TokenArrays.of_documents(chosen[0] for chosen, _ in split)
+        self.chosen = TokenArrays.of_documents(chosen[1] for chosen, _ in split)
+        self.rejected = TokenArrays.of_documents(rejected[1] for _, rejected in split)
+
+    def __len__(self) -> int:
+        return self.prompts.num_documents
+
+    def row(self, index: int, epoch: int) -> Row:
+        return {
+            "prompt_ids": self.prompts.document(index),
+            "chosen_ids": self.chosen.document(index),
+            "rejected_ids": self.rejected.document(index),
+        }
+
+
+def _parted(text: Rendered) -> tuple[Int32s, Int32s]:
+    """Before what is learned, and from there to its end."""
+    learned = np.flatnonzero(text.labels != IGNORED)
+    return text.ids[: learned[0]], text.ids[learned[0] : learned[-1] + 1]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RenderingReport:
     """Of so many texts: how many tokens they have (after what was cut), how many of these are
-    learned, and how many texts lost how many tokens at their ends."""
+    learned, and how many texts lost how many tokens at their ends. `roles` are those of the first
+    few hundred."""
 
+    format: str
+    roles: Mapping[str, "RoleCount"]
     num_texts: int
     num_tokens: int
     num_learned: int
@@ -68,9 +100,13 @@ class RenderingReport:
     longest: int
 
     @classmethod
-    def of(cls, texts: Sequence[Rendered]) -> "RenderingReport":
+    def of(
+        cls, texts: Sequence[Rendered], *, format_name: str, roles: Mapping[str, "RoleCount"]
+    ) -> "RenderingReport":
         lengths = [len(text.ids) for text in texts] or [0]
         return cls(
+            format=format_name,
+            roles=roles,
             num_texts=len(texts),
             num_tokens=sum(lengths),
             num_learned=sum(text.num_learned for text in texts),

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pharos.core.errors import TrainingError
+from pharos.data.formats import FormatName
 from pharos.data.text_sources import Division
 from pharos.data.train_tokenizer import TokenizerConfig
 from pharos.models.config import ModelConfig
 from pharos.models.family import Task
 from pharos.models.load import family_of
+from pharos.train.adaptation import read_adaptation
 from pharos.train.loop import LoopConfig
 from pharos.train.optimizers import OptimizerConfig
 from pharos.train.parallel import ParallelConfig
@@ -117,7 +119,10 @@ class TextData:
 class RecordData:
     """Labelled records, for supervised objectives: JSON lines, CSV, TSV, Parquet (SQuAD's JSON for
     questions). Columns have the names given here. `labels` are learned from the data unless given.
-    """
+
+    Conversations (sft, dpo, reward) are of a `format` that is known by its keys. `template` is a
+    built-in chat template or a file (default: the model's own). With `packing`, rows hold as many
+    whole conversations as fit, kept apart; else each is a row."""
 
     train: str
     validation: float | str = 0.1
@@ -129,6 +134,9 @@ class RecordData:
     words: str = "tokens"
     tags: str = "tags"
     labels: tuple[str, ...] | None = None
+    format: FormatName | None = None
+    template: str | None = None
+    packing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,7 +151,8 @@ class SampleSection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """`output` is the folder that everything of the run is written to; `parallel` is how many
+    """`output` is the folder that everything of the run is written to; `adapter` trains a few
+    weights beside frozen ones (see `adaptation.read_adaptation`); `parallel` is how many
     processes have what (default: each has rows of its own); `about` and `measured` are for readers:
     what the recipe shows, and what it cost and came to."""
 
@@ -155,6 +164,7 @@ class Recipe:
     tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    adapter: Mapping[str, Any] | None = None
     parallel: ParallelConfig | None = None
     sample: SampleSection | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -167,11 +177,15 @@ class Recipe:
             raise ValueError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}")
         if "name" not in self.objective:
             raise ValueError("objective has no name; causal_lm for example")
+        if self.adapter is not None and self.model.load is None:
+            raise ValueError("an adapter is for a model that has learned already; give model.load")
 
 
 def read_recipe(raw: Mapping[str, Any]) -> Recipe:
     """Raises TrainingError for what breaks a rule, naming key, value and remedy."""
     recipe = read_settings(Recipe, _expanded(raw))
+    if recipe.adapter is not None:
+        read_adaptation(recipe.adapter)
     _check_lengths(recipe)
     return recipe
 

@@ -23,12 +23,6 @@ def record_data(
 ) -> Data:
     """The stream, the validation rows and the labels for a supervised objective. A label that
     `is_number` is predicted as such, by a head of one output."""
-    if objective not in BUILDERS:
-        raise TrainingError(
-            f"objective.name is {objective}, which learns from texts: give data.sources instead of "
-            f"data.train; records are for {', '.join(BUILDERS)}"
-        )
-    _check_keys(data, objective)
     training, validation = _records(data, objective, seed)
     labels = None if is_number else _labels(data, objective, training)
     build = BUILDERS[objective]
@@ -131,12 +125,21 @@ USED = {
     "question_answering": {"stride"},
     "info_nce": {"text", "text_b"},
     "sigmoid_pairs": {"text", "text_b"},
+    "sft": {"format", "template", "packing"},
+    "dpo": {"format", "template"},
+    "reward": {"format", "template"},
 }
 """By objective, the keys of `data` that it heeds, beside those that all do."""
 
 
-def _check_keys(data: RecordData, objective: str) -> None:
-    """A key that would be ignored is an error."""
+def check_keys(data: RecordData, objective: str) -> None:
+    """Raises TrainingError for an objective that has no use for records, and for a key that would
+    be ignored."""
+    if objective not in USED:
+        raise TrainingError(
+            f"objective.name is {objective}, which learns from texts: give data.sources instead of "
+            f"data.train; records are for {', '.join(USED)}"
+        )
     optional = set().union(*USED.values())
     for each in fields(data):
         is_given = getattr(data, each.name) != each.default

@@ -4,8 +4,8 @@
         run.train(observers)
 
 A run writes everything under its output: `data/` (tokens), the checkpoints, `metrics.jsonl`, and
-in the end `model/` and `report.html`. On several processes, started by torchrun, the first one
-prepares the data and writes; the others wait for it.
+in the end `report.html` and `model/`: with an adapter, `adapter/` instead. On several processes,
+started by torchrun, the first one prepares the data and writes; the others wait for it.
 """
 
 import os
@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from pharos.adapt import Adapters, save_adapter, virtual_ids
 from pharos.core.errors import TrainingError
 from pharos.core.nouns import SamplingParams
 from pharos.data.rows import Rows, row_generator
@@ -31,7 +32,9 @@ from pharos.models.heads import CausalLM
 from pharos.models.load import new_model
 from pharos.models.resolve import find_model
 from pharos.train.activation_checkpoint import checkpoint_activations
+from pharos.train.adaptation import AdapterRunner, adapt, check_all_saved, read_adaptation
 from pharos.train.checkpoint import Checkpoints, save_module
+from pharos.train.conversation_data import CONVERSATIONAL, Chat, conversation_data
 from pharos.train.events import Observer
 from pharos.train.loader import Loader
 from pharos.train.loop import DTYPES, Trainer
@@ -50,8 +53,15 @@ from pharos.train.parallel import (
     rows_group,
 )
 from pharos.train.ranks import Ranks
-from pharos.train.recipe import Recipe, TextData, data_fingerprint, fingerprint, model_config
-from pharos.train.record_data import record_data
+from pharos.train.recipe import (
+    Recipe,
+    RecordData,
+    TextData,
+    data_fingerprint,
+    fingerprint,
+    model_config,
+)
+from pharos.train.record_data import check_keys, record_data
 from pharos.train.report import write_report
 from pharos.train.runner import PipelinedRunner, Runner, ShardedRunner, StepRunner
 from pharos.train.schedules import Schedule
@@ -61,7 +71,7 @@ from pharos.train.step_zero import check_vocabulary
 from pharos.train.text_data import TOKENIZER_FILE, Data, Preparation, text_data
 
 Say = Callable[[str], None]
-MODEL_FOLDER = "model"
+MODEL_FOLDER, ADAPTER_FOLDER = "model", "adapter"
 
 
 @contextmanager
@@ -109,7 +119,7 @@ class Run:
         self._check(resume)
         torch.manual_seed(recipe.seed)
         parts = Parts.of(recipe, say, self._first_alone)
-        self.data, self.tokenizer = parts.data, parts.tokenizer
+        self.data, self.tokenizer, self.chat = parts.data, parts.tokenizer, parts.chat
         self.objective = parts.objective
         self.network = first_model(
             recipe.model,
@@ -118,18 +128,24 @@ class Run:
             labels=parts.data.labels,
             special_ids=special_ids_of(parts.tokenizer),
             seed=recipe.seed,
+            is_frozen=recipe.adapter is not None,
         )
         self._check_model(self.network, parts.task)
         self.task = parts.task
-        self.flops_per_token = 3 * flops_per_token(self.network, parts.task, recipe)
+        # Of a frozen weight there is no gradient: two passes over it, not three.
+        passes = 3 if recipe.adapter is None else 2
+        self.flops_per_token = passes * flops_per_token(self.network, parts.task, recipe)
+        self.adapters = self._adapters()
         self.model: nn.Module = self.network
         if isinstance(parts.objective, InfoNCE | SigmoidPairs):
             self.model = parts.objective.towers(cast(Body, self.network), seed=recipe.seed)
         self.model.to(ranks.device)
+        if self.adapters is not None:
+            check_all_saved(self.model, self.adapters)
         self.trainer = self._trainer()
         if resume and not self.trainer.resume():
             say(f"There is no checkpoint in {self.output}; the run begins")
-        say(f"{parts.data.summary}; {count_parameters(self.model):,} parameters")
+        say(f"{parts.data.summary}; {told_parameters(self.model)}")
 
     def train(self, observers: Sequence[Observer] = ()) -> bool:
         """Take the steps that are left. Returns whether the run is complete; what it came to is
@@ -158,8 +174,13 @@ class Run:
             "tokens_per_second": last.get("tokens_per_second"),
             "parameters": count_parameters(self.model),
             "output": str(self.output),
-            "model": str(self.output / MODEL_FOLDER) if is_complete else None,
+            "model": str(self.result) if is_complete else None,
         }
+
+    @property
+    def result(self) -> Path:
+        """The folder that the trained model, or its adapter, is written to in the end."""
+        return self.output / (MODEL_FOLDER if self.adapters is None else ADAPTER_FOLDER)
 
     # -- before anything is loaded
 
@@ -182,6 +203,11 @@ class Run:
                     f"training.{key} is for models that each process has whole; leave it out, or "
                     "set parallel.shard, tensor, pipeline and expert to 1"
                 )
+        if recipe.adapter is not None and not is_whole:
+            raise TrainingError(
+                "an adapter is trained where each process has the whole model; leave adapter out, "
+                "or set parallel.shard, tensor, pipeline and expert to 1"
+            )
         if config.precision == "fp16" and self.parallel.pipeline > 1:
             raise TrainingError("training.precision fp16 has no pipeline; choose bf16")
         if not resume and Checkpoints(self.output / "checkpoints", config.keep).steps():
@@ -206,6 +232,17 @@ class Run:
         return config.batch_size // (micro * self.parallel.rows)
 
     # -- the parts
+
+    def _adapters(self) -> Adapters | None:
+        recipe = self.recipe
+        if recipe.adapter is None:
+            return None
+        return adapt(
+            self.network,
+            read_adaptation(recipe.adapter),
+            compute=DTYPES[recipe.training.precision],
+            seed=recipe.seed,
+        )
 
     def _trainer(self) -> Trainer:
         recipe, config = self.recipe, self.recipe.training
@@ -235,12 +272,12 @@ class Run:
             output=self.output,
             batches=batches,
             validation=(lambda: self._validation(validation, micro, rows)) if validation else None,
-            sample=self._sample if recipe.sample else None,
+            sample=self._sample if recipe.sample and not runner.is_sharded else None,
             ranks=rows,
             runner=runner,
             flops_per_token=self.flops_per_token,
             seed=recipe.seed,
-            save_beside=self._save_tokenizer,
+            save_beside=self._save_beside,
             fingerprint=fingerprint(recipe),
             is_fresh=recipe.model.config is not None,
         )
@@ -252,8 +289,7 @@ class Run:
         step = Step(self.model, self.objective)
         if self.ranks.processes == 1:
             checkpoint_activations(self.model, how)
-            runner = StepRunner(step, self.model, dtype=dtype, is_compiled=config.compile)
-            return runner, self.ranks
+            return self._whole_runner(step), self.ranks
         mesh = open_mesh(parallel, self.ranks.device.type)
         group = rows_group(mesh)
         rows = replace(
@@ -271,30 +307,54 @@ class Run:
             return PipelinedRunner(pipeline, mesh), rows
         module = parallelize(step, self.model, parallel, mesh, activation_checkpointing=how)
         if parallel.world == parallel.data:
-            return StepRunner(module, self.model, dtype=dtype, is_compiled=config.compile), rows
+            return self._whole_runner(module), rows
         return ShardedRunner(module, self.model, mesh, dtype=dtype), rows
 
-    def _validation(self, validation: Rows, micro: int, ranks: Ranks) -> Iterator[Batch]:
+    def _whole_runner(self, module: nn.Module) -> Runner:
+        config = self.recipe.training
+        dtype, is_compiled = DTYPES[config.precision], config.compile
+        if self.adapters is None:
+            return StepRunner(module, self.model, dtype=dtype, is_compiled=is_compiled)
+        base = str(self.recipe.model.load)
+        return AdapterRunner(
+            module, self.model, self.adapters, base=base, dtype=dtype, is_compiled=is_compiled
+        )
+
+    def _validation(self, validation: Rows, micro: int, ranks: Ranks) -> Iterator[Sequence[Batch]]:
         """Rows spread evenly over the set, the same each time, dealt to the ranks."""
         wanted = self.recipe.training.evaluation_rows
         count = len(validation) if wanted is None else min(wanted, len(validation))
-        count -= count % ranks.world if count >= ranks.world else 0
-        chosen = [i * len(validation) // count for i in range(count)][ranks.rank :: ranks.world]
-        for first in range(0, len(chosen), micro):
-            yield self.objective.collate(
-                [
-                    self.objective.example(
-                        validation.row(i, 0), row_generator("evaluation", self.recipe.seed, i)
-                    )
-                    for i in chosen[first : first + micro]
-                ]
+        at_once = micro * self.parallel.pipeline if self.parallel.pipeline > 1 else 1
+        count -= count % (ranks.world * at_once)
+        if not count:
+            raise TrainingError(
+                f"there are {len(validation)} rows to evaluate on, fewer than the "
+                f"{ranks.world * at_once} that are read at once; hold out more (data.validation)"
             )
+        chosen = [i * len(validation) // count for i in range(count)][ranks.rank :: ranks.world]
+        for first in range(0, len(chosen), micro * self.parallel.pipeline):
+            rows = chosen[first : first + micro * self.parallel.pipeline]
+            yield [
+                self._validation_batch(validation, rows[i : i + micro])
+                for i in range(0, len(rows), micro)
+            ]
+
+    def _validation_batch(self, validation: Rows, rows: Sequence[int]) -> Batch:
+        seed = self.recipe.seed
+        return self.objective.collate(
+            [
+                self.objective.example(validation.row(i, 0), row_generator("evaluation", seed, i))
+                for i in rows
+            ]
+        )
 
     def _sample(self, model: nn.Module) -> tuple[str, ...]:
         section, tokenizer = self.recipe.sample, self.tokenizer
         if section is None or not isinstance(model, CausalLM):
             return ()
-        prompts = [tokenizer.encode(prompt) for prompt in section.prompts]
+        encode = self.chat.prompt_ids if self.chat else tokenizer.encode
+        before = virtual_ids(model)
+        prompts = [[*before, *encode(prompt)] for prompt in section.prompts]
         room = (model.body.max_positions or sys.maxsize) - max(map(len, prompts))
         params = SamplingParams(
             max_tokens=min(section.max_tokens, room),
@@ -302,7 +362,7 @@ class Run:
             top_k=section.top_k,
             seed=self.recipe.seed,
         )
-        written: list[list[int]] = [list(prompt) for prompt in prompts]
+        written: list[list[int]] = [prompt[len(before) :] for prompt in prompts]
         for token in Generation(model, prompts, params, eos_ids=tokenizer.eos_ids):
             written[token.sequence].append(token.id)
         return tuple(tokenizer.decode(ids) for ids in written)
@@ -315,22 +375,26 @@ class Run:
         self.ranks.barrier()
         return made if self.is_first else make()
 
-    def _save_tokenizer(self, folder: Path) -> None:
+    def _save_beside(self, folder: Path) -> None:
         self.tokenizer.save(folder)
+        if self.chat is not None:
+            self.chat.save(folder)
 
     def _export(self) -> None:
         """The result: with averaged weights, if there are."""
         if not self.is_first:
             return
-        folder = self.output / MODEL_FOLDER
+        folder, model = self.result, self.network
         folder.mkdir(exist_ok=True)
-        model = self.network
         if self.trainer.runner.is_sharded:
             model = new_model(model.config.to_hugging_face(), self.task)
             load_whole(self.trainer.checkpoints.path(self.trainer.step), model)
         with self.trainer.averaged():
-            save_module(model, folder)
-        self._save_tokenizer(folder)
+            if self.adapters is None:
+                save_module(model, folder)
+            else:
+                save_adapter(self.adapters, folder, base_model=self.recipe.model.load)
+        self._save_beside(folder)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -341,6 +405,7 @@ class Parts:
     objective: Objective
     task: Task
     data: Data
+    chat: Chat | None = None
 
     @classmethod
     def of(
@@ -372,9 +437,28 @@ class Parts:
         else:
             tokenizer = _tokenizer(recipe, None)
             objective = _objective(recipe, tokenizer)
+            check_keys(data, name)
+            if name in CONVERSATIONAL:
+                return cls._of_conversations(recipe, data, tokenizer, objective)
             is_number = recipe.objective.get("problem_type") == "regression"
             found = record_data(data, name, tokenizer, is_number=is_number, seed=recipe.seed)
         return cls(tokenizer=tokenizer, objective=objective, task=objective.task, data=found)
+
+    @classmethod
+    def _of_conversations(
+        cls, recipe: Recipe, data: RecordData, tokenizer: Tokenizer, objective: Any
+    ) -> "Parts":
+        """The tokenizer stops where the chat template ends a turn."""
+        chat = Chat.of(data, _tokenizer_folder(recipe), tokenizer)
+        name = str(recipe.objective["name"])
+        found = conversation_data(data, name, chat, seed=recipe.seed)
+        return cls(
+            tokenizer=chat.tokenizer,
+            objective=objective,
+            task=objective.task,
+            data=found,
+            chat=chat,
+        )
 
 
 def _tokenizer(recipe: Recipe, preparation: Preparation | None) -> Tokenizer:
@@ -387,13 +471,17 @@ def _tokenizer(recipe: Recipe, preparation: Preparation | None) -> Tokenizer:
                 "tokenizer.load"
             )
         return preparation.tokenizer(section.train)
-    name = section.load or recipe.model.load or recipe.model.student_of
+    return Tokenizer.load(_tokenizer_folder(recipe))
+
+
+def _tokenizer_folder(recipe: Recipe) -> Path:
+    name = recipe.tokenizer.load or recipe.model.load or recipe.model.student_of
     if name is None:
         raise TrainingError(
             "the recipe names no tokenizer; give tokenizer.load a folder, or tokenizer.train a kind"
         )
     is_folder = (Path(name) / TOKENIZER_FILE).is_file()
-    return Tokenizer.load(Path(name) if is_folder else find_model(name).path)
+    return Path(name) if is_folder else find_model(name).path
 
 
 def _objective(recipe: Recipe, tokenizer: Tokenizer) -> Any:
@@ -436,6 +524,13 @@ def flops_per_token(model: Model, task: Task, recipe: Recipe) -> float:
     data = recipe.data
     length = data.sequence_length if isinstance(data, TextData) else data.max_tokens
     return float(describe(model, task).flops_per_token(max(1, length // 2)))
+
+
+def told_parameters(model: nn.Module) -> str:
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    count = count_parameters(model)
+    share = "" if trained == count else f", {trained:,} of them trained ({trained / count:.2%})"
+    return f"{count:,} parameters{share}"
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -23,9 +23,11 @@ def first_model(
     labels: Sequence[str] | None,
     special_ids: Mapping[str, int | None],
     seed: int,
+    is_frozen: bool = False,
 ) -> Model:
-    """A model with a head for `task`, every parameter in float32 and to be trained. `special_ids`
-    (`bos_token_id`, …) and `vocab_size` complete a config that does not tell them."""
+    """A model with a head for `task`, every parameter in float32 and to be trained; one that an
+    adapter is for, `is_frozen`, as it is stored. `special_ids` (`bos_token_id`, …) and
+    `vocab_size` complete a config that does not tell them."""
     if section.config is not None:
         raw = _completed(section.config, vocab_size, labels, special_ids)
         return new_model(raw, task, seed=seed)
@@ -34,7 +36,9 @@ def first_model(
         teacher = load_model(section.student_of, task=task, dtype=torch.float32)
         return trainable(student_of(teacher, section.layers))
     assert section.load is not None
-    return trainable(_loaded(section.load, task, labels, seed))
+    if is_frozen:
+        return _loaded(section.load, task, labels, seed, dtype=None)
+    return trainable(_loaded(section.load, task, labels, seed, dtype=torch.float32))
 
 
 def trainable(model: Model) -> Model:
@@ -60,16 +64,18 @@ def _completed(
     return raw | _labelled(labels)
 
 
-def _loaded(name: str, task: Task, labels: Sequence[str] | None, seed: int) -> Model:
+def _loaded(
+    name: str, task: Task, labels: Sequence[str] | None, seed: int, *, dtype: torch.dtype | None
+) -> Model:
     """Whole, if the checkpoint has the head that is wanted; else its body under a new head."""
     raw = read_config(find_model(name).path)
     family = family_of(raw.get("model_type"))
     config = family.config.from_hugging_face(raw)
     is_same = task_in(raw, family) == task and (labels is None or config.labels == tuple(labels))
     if is_same or (task == "masked_lm" and task_in(raw, family) == "pretraining"):
-        return load_model(name, task=task, dtype=torch.float32)
+        return load_model(name, task=task, dtype=dtype)
     model = new_model({**raw, **_labelled(labels)}, task, seed=seed)
-    body = load_model(name, task="body", dtype=torch.float32)
+    body = load_model(name, task="body", dtype=dtype)
     own: nn.Module = model.body  # type: ignore[assignment]
     own.load_state_dict(body.state_dict())
     return model

@@ -18,6 +18,7 @@ from pharos.data.corpus import NEAR_THRESHOLD, CorpusConfig, CorpusReport, corpu
 from pharos.data.mixing import Milestone, Mixture, Schedule
 from pharos.data.packing import BestFitRows, ConcatRows
 from pharos.data.quality import QualityConfig
+from pharos.data.rendered_rows import RenderingReport
 from pharos.data.rows import Row, Rows, Stream, row_generator
 from pharos.data.sentence_pairs import SentencePairs, SentenceTokens
 from pharos.data.shard_index import INDEX
@@ -35,12 +36,14 @@ TOKENIZER_FILE = "tokenizer.json"
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
     """What a run reads: its stream, the rows it is evaluated on (None: none), and what is said of
-    them at the start. `labels` are the names of the classes, where there are any."""
+    them at the start. `labels` are the names of the classes, where there are any; `report` tells
+    how conversations were rendered."""
 
     stream: Stream
     validation: Rows | None
     summary: str
     labels: tuple[str, ...] | None = None
+    report: RenderingReport | None = None
 
 
 class Texts:

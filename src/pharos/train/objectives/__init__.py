@@ -26,6 +26,7 @@ from pharos.train.objectives.masked_lm import MaskedLM, MaskedLMConfig
 from pharos.train.objectives.preference import DPO, DPOConfig
 from pharos.train.objectives.question_answering import QuestionAnswering
 from pharos.train.objectives.reward import RewardConfig, RewardModelling
+from pharos.train.objectives.sft import SupervisedFineTuning
 from pharos.train.objectives.span_corruption import SpanCorruption, SpanCorruptionConfig
 from pharos.train.objectives.vocabulary import Vocabulary
 from pharos.train.reference import Reference
@@ -68,6 +69,7 @@ OBJECTIVES: Mapping[str, Entry] = {
     "question_answering": Entry(NoKeys, lambda _, vocabulary: QuestionAnswering(vocabulary)),
     "info_nce": Entry(ContrastiveConfig, InfoNCE),
     "sigmoid_pairs": Entry(ContrastiveConfig, SigmoidPairs),
+    "sft": Entry(CausalLMConfig, SupervisedFineTuning),
     "dpo": Entry(DPOConfig, DPO),
     "reward": Entry(RewardConfig, RewardModelling),
     "ppo": Entry(PPOConfig, lambda config, _: PPO(config, Reference.load(config.reference))),

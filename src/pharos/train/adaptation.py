@@ -1,0 +1,114 @@
+"""A recipe's `adapter:` section: a few weights beside a frozen model, which alone are trained and
+saved, in PEFT's files.
+
+    adapter: {method: lora, r: 16, lora_alpha: 32}
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pharos.adapt import (
+    Adapters,
+    BottleneckConfig,
+    LoraConfig,
+    PromptTuningConfig,
+    restore_adapter,
+    save_adapter,
+)
+from pharos.adapt.config import AdapterConfig
+from pharos.core.errors import TrainingError
+from pharos.models.family import Model
+from pharos.quant import convert_nf4
+from pharos.train.runner import StepRunner
+from pharos.train.settings import read_settings
+
+METHODS: Mapping[str, type] = {
+    "lora": LoraConfig,
+    "dora": LoraConfig,
+    "qlora": LoraConfig,
+    "bottleneck": BottleneckConfig,
+    "prompt_tuning": PromptTuningConfig,
+}
+"""By name, the class whose fields are the other keys. `dora` sets `use_dora`; `qlora` is LoRA on a
+base in four bits."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Adaptation:
+    config: AdapterConfig
+    on_nf4: bool
+
+
+def read_adaptation(raw: Mapping[str, Any]) -> Adaptation:
+    """Raises TrainingError for a method or a key that there is none of."""
+    keys = {key: value for key, value in raw.items() if key != "method"}
+    method = str(raw.get("method"))
+    if method not in METHODS:
+        raise TrainingError(f"adapter.method is {method!r}; choose from {', '.join(METHODS)}")
+    config: AdapterConfig = read_settings(METHODS[method], keys, "adapter")
+    if method == "dora":
+        assert isinstance(config, LoraConfig)
+        config = replace(config, use_dora=True)
+    return Adaptation(config=config, on_nf4=method == "qlora")
+
+
+def adapt(model: Model, adaptation: Adaptation, *, compute: torch.dtype, seed: int) -> Adapters:
+    """Freeze the model, in NF4 if so told, and put a new adapter on it. `compute` is the type that
+    its matrices are multiplied in."""
+    stored = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    if adaptation.on_nf4:
+        convert_nf4(model)
+    model.to(frozen_dtype(stored, compute))
+    adapters = Adapters(model)
+    adapters.add(adaptation.config, seed=seed)
+    return adapters
+
+
+def frozen_dtype(stored: torch.dtype, compute: torch.dtype) -> torch.dtype:
+    """What weights that are not trained are kept in: 16 bits if they are stored so and bfloat16 is
+    computed with, which reads float16 as well; else float32."""
+    is_small = stored in (torch.bfloat16, torch.float16)
+    return torch.bfloat16 if is_small and compute == torch.bfloat16 else torch.float32
+
+
+class AdapterRunner(StepRunner):
+    """Trains an adapter: what is saved and loaded is the adapter alone, `base` being the name of
+    the model that it belongs to."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        model: nn.Module,
+        adapters: Adapters,
+        *,
+        base: str,
+        dtype: torch.dtype,
+        is_compiled: bool = False,
+    ) -> None:
+        super().__init__(module, model, dtype=dtype, is_compiled=is_compiled)
+        self.adapters, self.base = adapters, base
+
+    def save(
+        self, folder: Path, optimizer: torch.optim.Optimizer, beside: Callable[[Path], None]
+    ) -> None:
+        save_adapter(self.adapters, folder, base_model=self.base)
+        beside(folder)
+
+    def load(self, folder: Path, optimizer: torch.optim.Optimizer) -> None:
+        restore_adapter(self.adapters, folder)
+
+
+def check_all_saved(model: nn.Module, adapters: Adapters) -> None:
+    """Nothing must train that the adapter's files do not hold."""
+    saved = {id(p) for part in adapters.parts() for p in part.parameters()}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in saved:
+            raise TrainingError(
+                f"{name} would train beside the adapter and not be saved with it; leave adapter "
+                "out, or choose another objective"
+            )

@@ -1,0 +1,182 @@
+"""A recipe's conversations, or pairs of them, as the rows that a run reads, and the chat template
+that goes with them.
+
+All are rendered before the run begins: what nothing can be learned from is found then, and not an
+hour later. The template is saved beside what was trained, so that answers are asked for in the form
+that was learned, and end where they were taught to.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pharos.core.errors import TrainingError
+from pharos.core.json_files import read_object, write_object
+from pharos.data.chat_template import BUILT_IN, ChatTemplate, template_sources, token_names
+from pharos.data.conversations import (
+    Continuation,
+    Conversation,
+    Example,
+    Judgement,
+    Preference,
+    Text,
+)
+from pharos.data.formats import FORMATS, FormatName, read_examples
+from pharos.data.order import Shuffled
+from pharos.data.records import read_records
+from pharos.data.rendered_rows import (
+    PackedRows,
+    PreferenceRows,
+    RenderedRows,
+    RenderingReport,
+    count_roles,
+)
+from pharos.data.rendering import Rendered, Renderer
+from pharos.data.rows import Rows, row_generator
+from pharos.data.tokenizer import Tokenizer
+from pharos.train.recipe import RecordData
+from pharos.train.text_data import Data
+
+TEMPLATE_FILE = "chat_template.jinja"
+GENERATION_FILE = "generation_config.json"
+OF_TEXTS, OF_PAIRS = ("sft",), ("dpo", "reward")
+CONVERSATIONAL = (*OF_TEXTS, *OF_PAIRS)
+"""Objectives that learn from conversations."""
+OF_TEXTS_MADE, OF_PAIRS_MADE = (Conversation, Continuation), (Preference,)
+SAMPLED = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chat:
+    """How conversations are rendered in a run, and `generation`, what the model's folder says of
+    generating."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    generation: dict[str, object]
+
+    @classmethod
+    def of(cls, data: RecordData, folder: Path, tokenizer: Tokenizer) -> "Chat":
+        """With the template that the recipe names, or that of the folder of the tokenizer. What is
+        generated will stop where the template ends a turn."""
+        template = _template(data.template, folder, tokenizer)
+        end_id = Renderer(tokenizer, template, max_tokens=data.max_tokens).end_id
+        known = () if end_id is None else (end_id,)
+        eos_ids = tuple(dict.fromkeys([*known, *tokenizer.eos_ids]))
+        path = folder / GENERATION_FILE
+        before = read_object(path) if path.is_file() else {}
+        return cls(
+            tokenizer=replace(tokenizer, eos_ids=eos_ids),
+            template=template,
+            generation={**before, "eos_token_id": list(eos_ids)},
+        )
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """A question, ready to be answered."""
+        if self.template is None:
+            return self.tokenizer.encode(question)
+        text = self.template.render([{"role": "user", "content": question}])
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def save(self, folder: Path) -> None:
+        """What belongs beside the weights."""
+        write_object(folder / GENERATION_FILE, self.generation)
+        if self.template is not None:
+            (folder / TEMPLATE_FILE).write_text(self.template.source, encoding="utf-8")
+
+
+def _template(named: str | None, folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
+    if named is None:
+        has_one = "default" in template_sources(folder)
+        return ChatTemplate.load(folder, tokenizer) if has_one else None
+    if named in BUILT_IN:
+        return ChatTemplate.built_in(named, tokenizer)
+    path = Path(named)
+    if not path.is_file():
+        raise TrainingError(
+            f"data.template is {named!r}, which is neither a file nor one of "
+            f"{', '.join(BUILT_IN)}; leave it out for the model's own"
+        )
+    source = path.read_text(encoding="utf-8")
+    return ChatTemplate(source, token_names(tokenizer), name=str(path))
+
+
+def conversation_data(data: RecordData, objective: str, chat: Chat, *, seed: int) -> Data:
+    """The stream and the validation rows of an objective that learns from conversations."""
+    format_name, training, held_out = _examples(data, objective, seed)
+    renderer = Renderer(chat.tokenizer, chat.template, max_tokens=data.max_tokens)
+    rendered = [_rendered(example, renderer, where) for where, example in training]
+    rows = _rows(rendered, data)
+    sampled = [text for _, example in training[:SAMPLED] for text in texts_of(example)]
+    report = RenderingReport.of(
+        [text for texts in rendered for text in texts],
+        format_name=format_name,
+        roles=count_roles(sampled, chat.tokenizer),
+    )
+    others = [_rendered(example, renderer, where) for where, example in held_out]
+    return Data(
+        stream=Shuffled(rows, seed),
+        validation=_rows(others, data) if others else None,
+        summary=_summary(report, rows, data),
+        report=report,
+    )
+
+
+Numbered = list[tuple[str, Example]]
+"""Examples, with what errors call each."""
+
+
+def _examples(data: RecordData, objective: str, seed: int) -> tuple[FormatName, Numbered, Numbered]:
+    """The format, what is trained on, and what is held out."""
+    format_name, found = _read(data.train, data, objective)
+    if isinstance(data.validation, str):
+        return format_name, found, _read(data.validation, data, objective)[1]
+    order = row_generator("split", seed).permutation(len(found))
+    held_out = set(order[: round(data.validation * len(found))].tolist())
+    kept = [example for i, example in enumerate(found) if i not in held_out]
+    return format_name, kept, [found[i] for i in sorted(held_out)]
+
+
+def _read(path: str, data: RecordData, objective: str) -> tuple[FormatName, Numbered]:
+    found = read_examples(read_records(Path(path)), named=data.format, where=path)
+    wanted = OF_PAIRS_MADE if objective in OF_PAIRS else OF_TEXTS_MADE
+    made = FORMATS[found.format].makes
+    if made not in wanted:
+        fitting = ", ".join(name for name, each in FORMATS.items() if each.makes in wanted)
+        raise TrainingError(
+            f"{path} is {found.format}, each record a {made.__name__.lower()}, which {objective} "
+            f"does not learn from; give it {fitting}"
+        )
+    where = (f"{path}: record {number}" for number in range(len(found.examples)))
+    return found.format, list(zip(where, found.examples, strict=True))
+
+
+def texts_of(example: Example) -> tuple[Text, ...]:
+    """One text, or the chosen and the rejected of a pair."""
+    if isinstance(example, Preference):
+        return example.chosen, example.rejected
+    return (example.text,) if isinstance(example, Judgement) else (example,)
+
+
+def _rendered(example: Example, renderer: Renderer, where: str) -> tuple[Rendered, ...]:
+    return tuple(renderer.render(text, where=where) for text in texts_of(example))
+
+
+def _rows(rendered: Sequence[tuple[Rendered, ...]], data: RecordData) -> Rows:
+    if len(rendered[0]) == 2:
+        return PreferenceRows([(chosen, rejected) for chosen, rejected in rendered])
+    rows = RenderedRows(text for (text,) in rendered)
+    return PackedRows(rows, data.max_tokens) if data.packing else rows
+
+
+def _summary(report: RenderingReport, rows: Rows, data: RecordData) -> str:
+    told = (
+        f"{report.format}: {len(rows):,} rows of {report.num_texts:,} texts, "
+        f"{report.num_tokens:,} tokens, {report.num_learned:,} learned"
+    )
+    if not report.num_cut:
+        return told
+    return (
+        f"{told}; {report.num_cut:,} texts were cut to max_tokens {data.max_tokens} and lost "
+        f"{report.tokens_cut:,} tokens at their ends"
+    )
