@@ -37,7 +37,7 @@ from pharos.train.ranks import Ranks
 from pharos.train.runner import Runner, Shares, StepRunner, is_sharded_checkpoint
 from pharos.train.schedules import Schedule
 from pharos.train.step import Step
-from pharos.train.step_zero import check_batch, check_first_step
+from pharos.train.step_zero import check_batch, check_first_loss, check_tied
 from pharos.train.throughput import memory_in_use, peak_flops
 from pharos.train.watchdog import Watchdog
 
@@ -112,7 +112,8 @@ class Carried(Protocol):
 
 class Trainer:
     """One run. `batches(first_step)` loads the micro-batches from a step on; `validation()` those
-    that are evaluated on, the same each time. `sample` writes something with the model, to be read.
+    that are evaluated on, some at a time, the same each time. `sample` writes something with the
+    model, to be read.
     `carried` is what else goes from step to step, and into checkpoints (rollouts).
     `flops_per_token` is of a forward and a backward pass, for the share of the devices' peak that
     is reached (MFU). `save_beside` puts into a checkpoint what belongs to the model besides (its
@@ -128,7 +129,7 @@ class Trainer:
         config: LoopConfig,
         output: Path,
         batches: Callable[[int], Batches],
-        validation: Callable[[], Iterable[Batch]] | None = None,
+        validation: Callable[[], Iterable[Sequence[Batch]]] | None = None,
         sample: Callable[[nn.Module], tuple[str, ...]] | None = None,
         observers: Sequence[Observer] = (),
         ranks: Ranks | None = None,
@@ -198,7 +199,7 @@ class Trainer:
         batches = [self._on_device(batch) for batch in batches]
         counts = self._global_counts(batches)
         self.model.train()
-        self._check_first(batches[0])
+        self._check_first(batches)
         totals = self.runner.gradients(batches, self._shares(counts))
         losses = self._means(totals, counts)
         self._watch(losses, batches)
@@ -277,12 +278,18 @@ class Trainer:
             seed=lambda i: seed_of(self.seed, self.step, i, self.ranks.rank),
         )
 
-    @torch.no_grad()
-    def _check_first(self, batch: Batch) -> None:
-        if self.step == 0 and self.config.check_first_step:
+    def _check_first(self, batches: Sequence[Batch]) -> None:
+        if self.step > 0 or not self.config.check_first_step:
+            return
+        check_tied(self.model)
+        for batch in batches:
             check_batch(self.model, self.objective, batch)
-            sums = self.runner.evaluate(batch)
-            check_first_step(self.model, self.objective, batch, sums, is_fresh=self.is_fresh)
+        each = [self.objective.count(batch) for batch in batches]
+        counts = {name: sum(count[name] for count in each) for name in self.objective.weights}
+        sums = self.runner.evaluate(batches)
+        check_first_loss(
+            self.model, self.objective, batches[0], sums, counts, is_fresh=self.is_fresh
+        )
 
     def _tell_facts(self, meter: "Meter") -> None:
         parameters = list(self.model.parameters())
@@ -315,11 +322,12 @@ class Trainer:
         sums: dict[str, float] = {}
         counts: dict[str, float] = dict.fromkeys(self.objective.weights, 0.0)
         with self.averaged(), torch.no_grad():
-            for batch in self.validation():
-                batch = self._on_device(batch)
-                for name, count in self.objective.count(batch).items():
-                    counts[name] += count
-                for name, value in self.runner.evaluate(batch).items():
+            for batches in self.validation():
+                batches = [self._on_device(batch) for batch in batches]
+                for batch in batches:
+                    for name, count in self.objective.count(batch).items():
+                        counts[name] += count
+                for name, value in self.runner.evaluate(batches).items():
                     sums[name] = sums.get(name, 0.0) + float(value)
             samples = self.sample(self.model) if self.sample else ()
         names = [*counts, *sums]

@@ -137,11 +137,13 @@ class Run:
         self.flops_per_token = passes * flops_per_token(self.network, parts.task, recipe)
         self.adapters = self._adapters()
         self.model: nn.Module = self.network
+        if isinstance(parts.objective, PPO):
+            self.model = ActorCritic(cast(CausalLM, self.network))
         if isinstance(parts.objective, InfoNCE | SigmoidPairs):
             self.model = parts.objective.towers(cast(Body, self.network), seed=recipe.seed)
         self.model.to(ranks.device)
         if self.adapters is not None:
-            check_all_saved(self.model, self.adapters)
+            check_all_saved(self.network if self.is_on_policy else self.model, self.adapters)
         self.trainer = self._trainer()
         if resume and not self.trainer.resume():
             say(f"There is no checkpoint in {self.output}; the run begins")
@@ -263,6 +265,8 @@ class Run:
             )
 
         validation = self.data.validation
+        rollouts = self._rollouts(micro) if self.is_on_policy else None
+        evaluated = self._validation if rollouts is None else rollouts.evaluation
         return Trainer(
             model=self.model,
             objective=self.objective,
@@ -270,7 +274,8 @@ class Run:
             schedule=Schedule(recipe.schedule, steps=config.steps),
             config=config,
             output=self.output,
-            batches=batches,
+            batches=batches if rollouts is None else rollouts.loader,
+            carried=rollouts,
             validation=(lambda: self._validation(validation, micro, rows)) if validation else None,
             sample=self._sample if recipe.sample and not runner.is_sharded else None,
             ranks=rows,
@@ -280,6 +285,37 @@ class Run:
             save_beside=self._save_beside,
             fingerprint=fingerprint(recipe),
             is_fresh=recipe.model.config is not None,
+        )
+
+    @property
+    def is_on_policy(self) -> bool:
+        """Whether the model learns from what it says itself."""
+        return isinstance(self.objective, OnPolicy)
+
+    def _rollouts(self, micro: int) -> Rollouts:
+        recipe, config = self.recipe, self.recipe.training
+        objective = cast(OnPolicy, self.objective)
+        if self.ranks.processes > 1:
+            raise TrainingError(
+                f"{recipe.objective['name']} runs on one process, and torchrun started "
+                f"{self.ranks.processes}; start it with pharos train"
+            )
+        if objective.settings.reward is None:
+            raise TrainingError(
+                "objective.reward is missing; give it a verifier (final_number, exact), a model (a "
+                "folder) or a function (package.module:name)"
+            )
+        return Rollouts(
+            self.model,
+            objective,
+            self.data.stream,
+            objective.settings.reward.scorer(self.tokenizer, device=self.ranks.device),
+            batch_size=config.batch_size,
+            micro_batch_size=micro,
+            eos_ids=self.tokenizer.eos_ids,
+            pad_id=self.tokenizer.pad_id or 0,
+            seed=recipe.seed,
+            dtype=DTYPES[config.precision],
         )
 
     def _runner(self) -> tuple[Runner, Ranks]:
@@ -438,7 +474,7 @@ class Parts:
             tokenizer = _tokenizer(recipe, None)
             objective = _objective(recipe, tokenizer)
             check_keys(data, name)
-            if name in CONVERSATIONAL:
+            if name in (*CONVERSATIONAL, *FOR_PROMPTS):
                 return cls._of_conversations(recipe, data, tokenizer, objective)
             is_number = recipe.objective.get("problem_type") == "regression"
             found = record_data(data, name, tokenizer, is_number=is_number, seed=recipe.seed)
@@ -451,7 +487,13 @@ class Parts:
         """The tokenizer stops where the chat template ends a turn."""
         chat = Chat.of(data, _tokenizer_folder(recipe), tokenizer)
         name = str(recipe.objective["name"])
-        found = conversation_data(data, name, chat, seed=recipe.seed)
+        if name in FOR_PROMPTS:
+            found = prompt_data(data, chat, seed=recipe.seed)
+        else:
+            found = conversation_data(data, name, chat, seed=recipe.seed)
+        if isinstance(objective, DPO) and objective.config.precompute:
+            folder = Path(recipe.output) / "data"
+            found = with_reference(found, objective, folder, device_of(recipe))
         return cls(
             tokenizer=chat.tokenizer,
             objective=objective,

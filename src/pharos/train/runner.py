@@ -47,7 +47,8 @@ class Runner(Protocol):
         """Adds the gradients of this rank's micro-batches, summed over the ranks; the sums of the
         losses over the micro-batches alone."""
 
-    def evaluate(self, batch: Batch) -> Mapping[str, Tensor]: ...
+    def evaluate(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        """The sums alone. A pipeline needs as many micro-batches as it has ranks, or a multiple."""
 
     def clip(self, max_norm: float | None) -> float:
         """The norm of the whole gradient, before it is scaled to be `max_norm` at most."""
@@ -85,10 +86,15 @@ class StepRunner:
                 totals[name] = totals.get(name, 0) + value.detach()
         return totals
 
-    def evaluate(self, batch: Batch) -> Mapping[str, Tensor]:
-        with self._autocast():
-            sums: Mapping[str, Tensor] = self.module(batch)
-        return sums
+    @torch.no_grad()
+    def evaluate(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        totals: dict[str, Tensor] = {}
+        for batch in batches:
+            with self._autocast():
+                sums = self.module(batch)
+            for name, value in sums.items():
+                totals[name] = totals.get(name, 0) + value
+        return totals
 
     def clip(self, max_norm: float | None) -> float:
         return clip_gradients(self.module.parameters(), max_norm)
@@ -150,8 +156,8 @@ class PipelinedRunner:
         torch.manual_seed(shares.seed(0))
         return self.pipeline.step(batches, shares.scales)
 
-    def evaluate(self, batch: Batch) -> Mapping[str, Tensor]:
-        return self.pipeline.evaluate(_parts(batch, self.mesh["pipeline"].size()))
+    def evaluate(self, batches: Sequence[Batch]) -> Mapping[str, Tensor]:
+        return self.pipeline.evaluate(batches)
 
     def clip(self, max_norm: float | None) -> float:
         return clip_grad_norm(self.module, max_norm, self.mesh)
@@ -163,12 +169,6 @@ class PipelinedRunner:
 
     def load(self, folder: Path, optimizer: torch.optim.Optimizer) -> None:
         load_sharded(folder, self.module, optimizer)
-
-
-def _parts(batch: Batch, count: int) -> list[Batch]:
-    """A batch as `count` micro-batches of one size."""
-    rows = len(batch["ids"]) // count
-    return [{name: x[i * rows : (i + 1) * rows] for name, x in batch.items()} for i in range(count)]
 
 
 def is_sharded_checkpoint(folder: Path) -> bool:
