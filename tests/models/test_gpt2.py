@@ -18,7 +18,7 @@ from oracle import (
 from safetensors.torch import save_file
 
 from pharos.core import ModelError
-from pharos.models.load import build_model, load_model
+from pharos.models.load import build_model, load_model, new_model
 
 GPT2: dict[str, Any] = SIZES | {"max_position_embeddings": 64}
 CONFIGS = {
@@ -101,3 +101,12 @@ def test_a_file_without_prefix_with_old_buffers_and_the_output_once_more_loads(
     (tmp_path / "config.json").write_text(json.dumps(raw))
     ids = random_ids(2, 20)
     assert_close(load_model(tmp_path)(ids), theirs(ids)[0])
+
+
+def test_what_is_added_to_the_residual_stream_begins_smaller() -> None:
+    raw = {"model_type": "gpt2", "vocab_size": 99, "n_embd": 64, "n_layer": 8, "n_head": 4}
+    model = new_model(raw, "causal_lm", seed=0)
+    deviations = {name: float(p.std()) for name, p in model.named_parameters() if p.ndim == 2}
+    for name, deviation in deviations.items():
+        is_added = name.endswith(("attention.out.weight", "mlp.down.weight"))
+        assert deviation == pytest.approx(0.02 / 4 if is_added else 0.02, rel=0.1), name

@@ -57,6 +57,9 @@ class Model(nn.Module, ABC):
 
     def initial_std(self, name: str) -> float:
         """The standard deviation with which the matrix of this name begins its training."""
+        body = getattr(self, "body", None)
+        if isinstance(body, Body) and name.startswith("body."):
+            return body.initial_std(name.removeprefix("body."))
         std: float = self.config.initializer_range
         return std
 

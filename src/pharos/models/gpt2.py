@@ -6,6 +6,7 @@ Query, key and value are one linear. The checkpoint keeps its linears as `[in, o
 Shapes: B sequences, T tokens, D hidden width, H heads, K head width (D = H·K).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -145,6 +146,12 @@ class GPT2(Body):
             cache.advance(ids_BT.shape[1])
         y_BTD: Tensor = self.norm(x_BTD)
         return y_BTD
+
+    def initial_std(self, name: str) -> float:
+        """What is added to the residual stream begins smaller, the more layers add to it."""
+        std = super().initial_std(name)
+        is_added = name.endswith(("attention.out.weight", "mlp.down.weight"))
+        return std / math.sqrt(2 * self.config.num_hidden_layers) if is_added else std
 
     def attention_shapes(self) -> list[AttentionShape]:
         return [shape._replace(is_cached=True) for shape in super().attention_shapes()]
