@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from pharos.adapt import with_prompt
 from pharos.core.errors import TrainingError
 from pharos.models.heads import CausalLM
 from pharos.ops.cross_entropy import chunk_for
@@ -54,7 +55,13 @@ def is_said(batch: Batch) -> Tensor:
 
 def log_probs_of(model: CausalLM, batch: Batch) -> Tensor:
     """`[B, T]` in float32, 0 where there is no label."""
-    return spoken_log_probs(model, model.body(batch["ids"]), batch["labels"])
+    return spoken_log_probs(model, hidden_states(model, batch), batch["labels"])
+
+
+def hidden_states(model: CausalLM, batch: Batch) -> Tensor:
+    """`[B, T, D]`, behind the prompt that an adapter may have trained."""
+    x_BTD: Tensor = model.body(with_prompt(model, batch["ids"]))
+    return x_BTD[:, -batch["ids"].shape[1] :]
 
 
 def spoken_log_probs(model: CausalLM, x_BTD: Tensor, labels_BT: Tensor) -> Tensor:

@@ -128,6 +128,8 @@ USED = {
     "sft": {"format", "template", "packing"},
     "dpo": {"format", "template"},
     "reward": {"format", "template"},
+    "ppo": {"text", "label", "template"},
+    "grpo": {"text", "label", "template"},
 }
 """By objective, the keys of `data` that it heeds, beside those that all do."""
 

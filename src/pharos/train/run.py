@@ -42,6 +42,7 @@ from pharos.train.metrics_log import METRICS_FILE, MetricsLog, read_metrics
 from pharos.train.objective import Batch, Objective
 from pharos.train.objectives import Vocabulary, new_objective
 from pharos.train.objectives.contrastive import InfoNCE, SigmoidPairs
+from pharos.train.objectives.preference import DPO
 from pharos.train.optimizers import make_optimizer
 from pharos.train.parallel import (
     ParallelConfig,
@@ -52,6 +53,7 @@ from pharos.train.parallel import (
     parallelize,
     rows_group,
 )
+from pharos.train.prompt_data import FOR_PROMPTS, prompt_data
 from pharos.train.ranks import Ranks
 from pharos.train.recipe import (
     Recipe,
@@ -62,7 +64,12 @@ from pharos.train.recipe import (
     model_config,
 )
 from pharos.train.record_data import check_keys, record_data
+from pharos.train.reference_data import with_reference
 from pharos.train.report import write_report
+from pharos.train.rl.actor_critic import ActorCritic
+from pharos.train.rl.on_policy import OnPolicy
+from pharos.train.rl.ppo import PPO
+from pharos.train.rl.rollouts import Rollouts
 from pharos.train.runner import PipelinedRunner, Runner, ShardedRunner, StepRunner
 from pharos.train.schedules import Schedule
 from pharos.train.start import first_model
@@ -266,7 +273,12 @@ class Run:
 
         validation = self.data.validation
         rollouts = self._rollouts(micro) if self.is_on_policy else None
-        evaluated = self._validation if rollouts is None else rollouts.evaluation
+
+        def evaluated(validation: Rows) -> Iterator[Sequence[Batch]]:
+            if rollouts is None:
+                return self._validation(validation, micro, rows)
+            return rollouts.evaluation(validation, config.evaluation_rows or sys.maxsize)
+
         return Trainer(
             model=self.model,
             objective=self.objective,
@@ -276,7 +288,7 @@ class Run:
             output=self.output,
             batches=batches if rollouts is None else rollouts.loader,
             carried=rollouts,
-            validation=(lambda: self._validation(validation, micro, rows)) if validation else None,
+            validation=(lambda: evaluated(validation)) if validation else None,
             sample=self._sample if recipe.sample and not runner.is_sharded else None,
             ranks=rows,
             runner=runner,
@@ -386,6 +398,7 @@ class Run:
 
     def _sample(self, model: nn.Module) -> tuple[str, ...]:
         section, tokenizer = self.recipe.sample, self.tokenizer
+        model = model.policy if isinstance(model, ActorCritic) else model
         if section is None or not isinstance(model, CausalLM):
             return ()
         encode = self.chat.prompt_ids if self.chat else tokenizer.encode

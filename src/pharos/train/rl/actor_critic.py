@@ -6,7 +6,7 @@ Shapes: B sequences, T places, D hidden width.
 from torch import Tensor, nn
 
 from pharos.models.heads import CausalLM
-from pharos.train.completions import spoken_log_probs
+from pharos.train.completions import hidden_states, spoken_log_probs
 from pharos.train.objective import Batch
 
 
@@ -25,6 +25,6 @@ class ActorCritic(nn.Module):
     def read(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities of what was said, and the value of each place before it: `[B, T]`, in
         float32, from one pass."""
-        x_BTD = self.policy.body(batch["ids"])
+        x_BTD = hidden_states(self.policy, batch)
         values_BT = self.value(x_BTD).float()[..., 0]
         return spoken_log_probs(self.policy, x_BTD, batch["labels"]), values_BT

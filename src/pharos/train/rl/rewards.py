@@ -72,11 +72,7 @@ def of_texts(score: TextScore, tokenizer: Tokenizer) -> Scorer:
     """Special tokens are left out of the text."""
 
     def scorer(completions: Sequence[Completion]) -> list[float]:
-        special = tokenizer.special_ids
-        return [
-            float(score(tokenizer.decode([i for i in c.ids if i not in special]), answer_of(c)))
-            for c in completions
-        ]
+        return [float(score(tokenizer.decode(c.ids), answer_of(c))) for c in completions]
 
     return scorer
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pharos.adapt import virtual_ids
 from pharos.core.errors import TrainingError
 from pharos.core.nouns import SamplingParams
 from pharos.data.rows import Row
@@ -50,6 +51,7 @@ def roll_out(
     """One completion for each prompt, which depends on its own seed and on no other prompt. The
     model must be in evaluation mode. Raises TrainingError for prompts that it has no room for."""
     asked = [prompt["prompt_ids"].tolist() for prompt in prompts]
+    before = virtual_ids(model)
     each = [
         SamplingParams(max_tokens=max_tokens, temperature=1.0, seed=s, logprobs=0) for s in seeds
     ]
@@ -57,7 +59,7 @@ def roll_out(
     log_probs: list[list[float]] = [[] for _ in prompts]
     is_truncated = [False] * len(prompts)
     try:
-        generation = Generation(model, asked, each, eos_ids=eos_ids)
+        generation = Generation(model, [[*before, *ids] for ids in asked], each, eos_ids=eos_ids)
     except ValueError as error:
         raise TrainingError(
             f"{error}; make objective.max_new_tokens or the prompts (data.max_tokens) shorter"

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from pharos.core.errors import TrainingError
-from pharos.data.rows import Row, Stream, row_generator
+from pharos.data.rows import Row, Rows, Stream, row_generator
 from pharos.train.objective import Batch
+from pharos.train.rl.actor_critic import ActorCritic
 from pharos.train.rl.on_policy import OnPolicy
 from pharos.train.rl.rewards import Scorer
 from pharos.train.rl.rollout import Rollout, roll_out
@@ -67,23 +68,35 @@ class Rollouts:
     def next_step(self) -> list[Batch]:
         """The micro-batches of the next optimizer step."""
         if not self.steps_left:
-            self._columns = self.rollout(self.made)
+            self._columns = self._rollout(self._prompts(self.made), "rollout", self.made)
             self.made += 1
             self.steps_left = self.steps_per_rollout
         lines = self._lines_of_step(self.steps_per_rollout - self.steps_left)
         self.steps_left -= 1
-        size = self.micro_batch_size
-        parts = [lines[first : first + size] for first in range(0, len(lines), size)]
-        return [self.objective.collate([self._line(i) for i in part]) for part in parts]
+        return [
+            self.objective.collate([_line(self._columns, i) for i in part])
+            for part in _parts(lines, self.micro_batch_size)
+        ]
+
+    def evaluation(self, prompts: Rows, num_completions: int) -> Iterator[Sequence[Batch]]:
+        """Completions of prompts that are spread evenly over a set, the same prompts and the same
+        seeds each time; nothing that is carried is changed."""
+        count = min(max(1, num_completions // self.objective.settings.group_size), len(prompts))
+        rows = [prompts.row(i * len(prompts) // count, 0) for i in range(count)]
+        carried = self.objective.state_dict()
+        columns = self._rollout(rows, "evaluation", 0)
+        self.objective.load_state_dict(carried)
+        for lines in _parts(range(len(columns["ids"])), self.micro_batch_size):
+            yield [self.objective.collate([_line(columns, i) for i in lines])]
 
     @torch.no_grad()
-    def rollout(self, number: int) -> dict[str, Tensor]:
+    def _rollout(self, prompts: Sequence[Row], purpose: str, number: int) -> dict[str, Tensor]:
         """The columns of a rollout, with the weights as they are."""
         was_training = self.model.training
         self.model.eval()
         try:
             with self._autocast():
-                said = self._say(number)
+                said = self._say(prompts, row_generator(purpose, self.seed, number))
                 measured = self._measured(said)
         finally:
             self.model.train(was_training)
@@ -100,31 +113,41 @@ class Rollouts:
     # -- what a checkpoint keeps
 
     def state_dict(self) -> dict[str, Any]:
-        """With the lines of a rollout that is not used up."""
+        """With the lines of a rollout that is not used up, and the value head: an adapter's files
+        have no place for it."""
         return {
             "made": self.made,
             "steps_left": self.steps_left,
             "columns": self._columns if self.steps_left else {},
             "objective": self.objective.state_dict(),
+            "critic": self._critic.state_dict() if self._critic else {},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.made, self.steps_left = state["made"], state["steps_left"]
         self._columns = dict(state["columns"])
         self.objective.load_state_dict(state["objective"])
+        if self._critic is not None:
+            self._critic.load_state_dict(state["critic"])
 
     # -- parts
 
-    def _say(self, number: int) -> Rollout:
+    @property
+    def _critic(self) -> nn.Module | None:
+        return self.model.value if isinstance(self.model, ActorCritic) else None
+
+    def _prompts(self, number: int) -> list[Row]:
+        count = self.size // self.objective.settings.group_size
+        return [self.prompts[number * count + i] for i in range(count)]
+
+    def _say(self, prompts: Sequence[Row], draw: np.random.Generator) -> Rollout:
         group = self.objective.settings.group_size
-        count = self.size // group
-        rows: list[Row] = [self.prompts[number * count + i] for i in range(count)]
-        draw = row_generator("rollout", self.seed, number)
+        rows = [row for row in prompts for _ in range(group)]
         return roll_out(
             self.objective.policy_of(self.model),
-            [row for row in rows for _ in range(group)],
+            rows,
             max_tokens=self.objective.settings.max_new_tokens,
-            seeds=draw.integers(2**63, size=self.size).tolist(),
+            seeds=draw.integers(2**63, size=len(rows)).tolist(),
             eos_ids=self.eos_ids,
             pad_id=self.pad_id,
         )
@@ -145,9 +168,6 @@ class Rollouts:
         lines: list[int] = order[place * self.batch_size : (place + 1) * self.batch_size].tolist()
         return lines
 
-    def _line(self, i: int) -> Mapping[str, np.ndarray[Any, Any]]:
-        return {name: column[i].numpy() for name, column in self._columns.items()}
-
     def _autocast(self) -> AbstractContextManager[object]:
         if self.dtype == torch.float32:
             return nullcontext()
@@ -161,6 +181,14 @@ class Rollouts:
                 f"objective.rollout_size is {self.size}; it must be a multiple of batch_size "
                 f"({self.batch_size}) and of group_size ({group})"
             )
+
+
+def _line(columns: Mapping[str, Tensor], i: int) -> Row:
+    return {name: column[i].numpy() for name, column in columns.items()}
+
+
+def _parts(lines: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [lines[first : first + size] for first in range(0, len(lines), size)]
 
 
 class RolloutLoader:
