@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from torch import nn
 
 from pharos.data.rows import Row
 from pharos.models.heads import CausalLM
@@ -32,6 +33,7 @@ from pharos.train.reference import Reference
 from pharos.train.rl.actor_critic import ActorCritic
 from pharos.train.rl.grpo import GRPO, GRPOConfig
 from pharos.train.rl.kl_control import KLConfig
+from pharos.train.rl.on_policy import OnPolicy
 from pharos.train.rl.ppo import PPO, PPOConfig
 from pharos.train.rl.rewards import Completion
 from pharos.train.rl.rollout import roll_out
@@ -43,6 +45,15 @@ VOCAB_SIZE = ZERO + 10
 MAX_TOKENS = 4
 GOAL, MOST_KL = 0.9, 2.0
 Algorithm = Literal["ppo", "grpo"]
+ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
+BATCH = 128
+OF_PPO = PPOConfig(
+    max_new_tokens=MAX_TOKENS,
+    epochs=4,
+    value_weight=0.5,
+    kl=KLConfig(coefficient=0.02, target=2.0, horizon=2000),
+)
+OF_GRPO = GRPOConfig(max_new_tokens=MAX_TOKENS, group_size=8, epochs=2, beta=0.02)
 
 
 def digits(number: int) -> list[int]:
@@ -68,7 +79,8 @@ class Problems:
 
     def __getitem__(self, number: int) -> Row:
         epoch, place = divmod(number, len(ROWS))
-        return ROWS[np.random.default_rng([self.seed, epoch]).permutation(len(ROWS))[place]]
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(ROWS))
+        return ROWS[int(order[place])]
 
 
 def is_right(completions: Sequence[Completion]) -> list[float]:
@@ -85,7 +97,7 @@ def base_model(seed: int, *, steps: int = 1000, errs: float = 0.6) -> CausalLM:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(steps):
         asked = [PROBLEMS[i] for i in draw.integers(len(PROBLEMS), size=64)]
-        answers = [draw.integers(19) if draw.random() < errs else a + b for a, b in asked]
+        answers = [int(draw.integers(19)) if draw.random() < errs else a + b for a, b in asked]
         batch = completion_batch(
             [problem(a, b) for a, b in asked],
             [[*digits(answer), EOS] for answer in answers],
@@ -94,7 +106,8 @@ def base_model(seed: int, *, steps: int = 1000, errs: float = 0.6) -> CausalLM:
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * (1 - step / steps)
         optimizer.zero_grad()
-        (-log_probs_of(model, batch).sum() / len(asked)).backward()
+        loss = -log_probs_of(model, batch).sum() / len(asked)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return model
 
@@ -120,20 +133,20 @@ def standing(policy: CausalLM, base: CausalLM, *, samples: int = 8, seed: int = 
 
 def trained(algorithm: Algorithm, base: CausalLM, *, seed: int, steps: int) -> CausalLM:
     policy, reference = deepcopy(base), Reference(deepcopy(base))
-    sizes = {"batch_size": 128, "micro_batch_size": 128}
+    objective: OnPolicy = GRPO(OF_GRPO, reference)
+    model: nn.Module = policy
     if algorithm == "ppo":
-        config = PPOConfig(
-            max_new_tokens=MAX_TOKENS,
-            epochs=4,
-            value_weight=0.5,
-            kl=KLConfig(coefficient=0.02, target=2.0, horizon=2000),
-        )
-        objective, model = PPO(config, reference), ActorCritic(policy)
-    else:
-        grpo = GRPOConfig(max_new_tokens=MAX_TOKENS, group_size=8, epochs=2, beta=0.02)
-        objective, model = GRPO(grpo, reference), policy
+        objective, model = PPO(OF_PPO, reference), ActorCritic(policy)
     rollouts = Rollouts(
-        model, objective, Problems(seed), is_right, eos_ids=[EOS], pad_id=PAD, seed=seed, **sizes
+        model,
+        objective,
+        Problems(seed),
+        is_right,
+        batch_size=BATCH,
+        micro_batch_size=BATCH,
+        eos_ids=[EOS],
+        pad_id=PAD,
+        seed=seed,
     )
     with tempfile.TemporaryDirectory() as folder:
         Trainer(
@@ -141,7 +154,7 @@ def trained(algorithm: Algorithm, base: CausalLM, *, seed: int, steps: int) -> C
             objective=objective,
             optimizer=make_optimizer(OptimizerConfig(lr=1e-3, weight_decay=0.0), model),
             schedule=Schedule(ScheduleConfig(), steps=steps),
-            config=LoopConfig(steps=steps, **sizes),
+            config=LoopConfig(steps=steps, batch_size=BATCH),
             output=Path(folder),
             batches=rollouts.loader,
             carried=rollouts,
@@ -174,7 +187,7 @@ def measure(algorithm: Algorithm, base: CausalLM, *, seed: int, steps: int) -> L
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="PPO and GRPO on sums, from a poor teacher")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--json", type=Path)
@@ -184,7 +197,7 @@ def main() -> None:
     print("algorithm  seed   base  final     KL  seconds")
     for seed in range(arguments.seeds):
         base = base_model(seed)
-        for algorithm in ("ppo", "grpo"):
+        for algorithm in ALGORITHMS:
             line = measure(algorithm, base, seed=seed, steps=arguments.steps)
             lines.append(line)
             print(

@@ -34,6 +34,7 @@ from pharos.train.interruption import Interruption
 from pharos.train.loader import Batches
 from pharos.train.objective import Batch, Objective
 from pharos.train.ranks import Ranks
+from pharos.train.rl.on_policy import OnPolicy
 from pharos.train.runner import Runner, Shares, StepRunner, is_sharded_checkpoint
 from pharos.train.schedules import Schedule
 from pharos.train.step import Step
@@ -159,7 +160,7 @@ class Trainer:
         )
         self.scaler = GradientScaler(is_enabled=config.precision == "fp16")
         self.ema = None if config.ema is None else EMA(model, decay=config.ema)
-        self.watchdog = Watchdog() if config.watch_for_spikes else None
+        self.watchdog = watchdog_of(objective) if config.watch_for_spikes else None
         self.step = 0
         self.tokens = 0
         self.best: tuple[float, int] | None = None
@@ -470,6 +471,12 @@ class Meter:
         )
         self.restart(loader)
         return record
+
+
+def watchdog_of(objective: Objective) -> Watchdog:
+    """The loss of a policy lies around zero, and is zero where nothing can be learned: its leaps
+    tell nothing."""
+    return Watchdog(window=0) if isinstance(objective, OnPolicy) else Watchdog()
 
 
 def total_loss(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:

@@ -27,7 +27,8 @@ NORMAL = 1.4826
 
 class Watchdog:
     """Knows the last `window` losses, and judges from `least` on. A leap is one of more than
-    `deviations` standard deviations, which are taken to be at least 2% of the median."""
+    `deviations` standard deviations, which are taken to be at least 2% of the median. With a
+    `window` of 0 none is known: only what is no number stops the run."""
 
     def __init__(self, *, window: int = 128, least: int = 32, deviations: float = 10.0) -> None:
         self.losses: deque[float] = deque(maxlen=window)

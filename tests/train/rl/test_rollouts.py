@@ -144,6 +144,29 @@ def test_an_adapters_base_is_the_reference_and_no_second_model(policy, rollouts)
     )
 
 
+@BOTH
+def test_micro_batches_change_nothing(make: Make, policy, rollouts) -> None:
+    """Of uneven completions: each token counts alike, however they are dealt."""
+    model, objective = make(policy)
+    batches = rollouts(model, objective, micro_batch_size=8).next_step()
+    lines = [{name: x[i].numpy() for name, x in batches[0].items()} for i in range(8)]
+    dealt = [objective.collate(lines[first : first + 2]) for first in range(0, 8, 2)]
+
+    def gradients(parts: Sequence[Any]) -> list[torch.Tensor]:
+        model.zero_grad()
+        counts = [objective.count(part) for part in parts]
+        for part in parts:
+            sums = objective.losses(model, part)
+            scaled = (
+                weight * sums[name] / sum(count[name] for count in counts)
+                for name, weight in objective.weights.items()
+            )
+            sum(scaled).backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    torch.testing.assert_close(gradients(dealt), gradients(batches), atol=1e-6, rtol=1e-4)
+
+
 # -- dealing
 
 
@@ -272,3 +295,34 @@ def test_a_step_without_anything_to_learn_goes_on(policy, trainer, tmp_path) -> 
     run.run()
     assert kept.records[0].losses["truncated"] == 1.0
     assert kept.records[0].losses["policy"] == 0.0
+
+
+def test_the_loss_of_a_policy_may_leap(policy, trainer, tmp_path) -> None:
+    model, objective = a_grpo(policy)
+    watchdog = trainer(model, objective, tmp_path).watchdog
+    for step in range(64):
+        watchdog.check(step, 0.0, [], tmp_path)
+    watchdog.check(64, 0.5, [], tmp_path)
+    with pytest.raises(TrainingError, match="no number"):
+        watchdog.check(65, float("nan"), [], tmp_path)
+
+
+def test_evaluating_carries_nothing_on(policy, rollouts, prompts) -> None:
+    class Held:
+        def __len__(self) -> int:
+            return 20
+
+        def row(self, index: int, epoch: int) -> Any:
+            return prompts[100 + index]
+
+    model, objective = a_ppo(policy, kl=KLConfig(coefficient=0.1, target=1.0, horizon=10))
+    made = rollouts(model, objective)
+    made.next_step()
+    before = made.state_dict()
+    first, again = (list(made.evaluation(Held(), 10)) for _ in range(2))
+    assert [len(batch["ids"]) for (batch,) in first] == [4, 4, 2]
+    for (one,), (other,) in zip(first, again, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    after = made.state_dict()
+    assert after["objective"] == before["objective"]
+    assert (after["made"], after["steps_left"]) == (before["made"], before["steps_left"])
