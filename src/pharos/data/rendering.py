@@ -140,12 +140,15 @@ class Renderer:
         return tokens
 
     def _learned(self, tokens: _Tokens, spans: Sequence[Span]) -> list[int]:
-        """The places of the tokens that are learned: of each span those that begin in it, up to the
-        one that ends the turn. (Templates go on with a line break, which is not said any more.)"""
+        """The places of the tokens that are learned: those within a span, up to the one that ends
+        the turn. (Templates go on with a line break, which is not said any more, and may be one
+        token with what follows.)"""
         found: list[int] = []
         starts = [start for start, _ in tokens.places]
         for begin, end in spans:
             first, last = (int(np.searchsorted(starts, place)) for place in (begin, end))
+            while last > first and tokens.places[last - 1][1] > end:
+                last -= 1
             found += range(first, self._end_of_turn(tokens, first, last))
         return found
 
