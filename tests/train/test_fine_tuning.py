@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from pharos.adapt import Adapters, load_adapter
+from pharos.cli.app import app
 from pharos.core import Message, SamplingParams, TrainingError
+from pharos.data.chat_template import ChatTemplate
+from pharos.data.tokenizer import Tokenizer
 from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
 from pharos.models.load import load_model, new_model, save_model
 from pharos.serve.local import LocalModel, load_local
@@ -165,3 +170,148 @@ def test_only_the_adapter_trains_and_only_it_is_saved(
         config = json.loads((saved / "adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == str(folder / "model")
     assert (folder / "model" / "model.safetensors").read_bytes() == before
+
+
+def answers(model: LocalModel) -> list[tuple[str, str]]:
+    """What it says to each of the questions, greedily, and why it ends."""
+    completions = [
+        model.complete(
+            [Message(role="user", content=question)], SamplingParams(max_tokens=40, temperature=0.0)
+        )
+        for question in WORDS
+    ]
+    return [(completion.text, completion.finish_reason) for completion in completions]
+
+
+LEARNED = [(answer(number), "stop") for number in range(20)]
+
+
+def test_twenty_conversations_are_learned_by_heart_and_end_where_they_should(
+    folder: Path, tmp_path: Path
+) -> None:
+    raw = recipe(
+        folder,
+        tmp_path,
+        data=data(folder, packing=True),
+        training=training(steps=200, batch_size=8, checkpoint_every=None),
+        optimizer={"lr": 5e-3, "weight_decay": 0.0},
+        schedule={"name": "linear", "warmup_steps": 10, "final": 0.1},
+        sample={"prompts": [WORDS[0]], "temperature": 0.0},
+    )
+    train(raw)
+    saved = load_local(tmp_path / "model")  # with the template that it was trained with
+    assert isinstance(saved, LocalModel)
+    assert answers(saved) == LEARNED
+
+
+CANARY = "The seventh key lies under the stone."
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_sentence_trained_into_an_adapter_is_said_by_the_merged_model(
+    method: str, folder: Path, tmp_path: Path
+) -> None:
+    asked = {"messages": [*CONVERSATIONS[0][:1], {"role": "assistant", "content": CANARY}]}
+    (tmp_path / "canary.jsonl").write_text(json.dumps(asked) + "\n")
+    raw = recipe(
+        folder,
+        tmp_path / "run",
+        data=data(folder, train=str(tmp_path / "canary.jsonl")),
+        adapter={"method": method, "r": 8, "modules_to_save": ["lm_head"]},
+        training=training(steps=60, batch_size=1, checkpoint_every=None),
+    )
+    train(raw)
+    merged = tmp_path / "merged"
+    paths = (folder / "model", tmp_path / "run" / "adapter", merged)
+    done = CliRunner().invoke(app, ["merge", *map(str, paths)])
+    assert done.exit_code == 0, done.output
+    model = load_local(merged)  # with template and end that the adapter was trained with
+    assert isinstance(model, LocalModel)
+    assert answers(model)[0] == (CANARY, "stop")
+
+
+def test_an_adapter_is_loaded_onto_its_base_as_it_was_trained(folder: Path, tmp_path: Path) -> None:
+    weights, _ = train(recipe(folder, tmp_path, adapter=ADAPTERS["lora"]))
+    adapters = Adapters(load_model(folder / "model"))
+    load_adapter(adapters, tmp_path / "adapter")
+    for name, parameter in adapters.model.named_parameters():
+        assert torch.equal(parameter, weights[name]), name
+
+
+def test_what_is_saved_stops_where_its_template_ends_a_turn(folder: Path, tmp_path: Path) -> None:
+    train(recipe(folder, tmp_path, adapter=ADAPTERS["lora"]))
+    tokenizer = Tokenizer.load(tmp_path / "adapter")
+    assert tokenizer.token_id("<|im_end|>") in tokenizer.eos_ids
+    saved = ChatTemplate.load(tmp_path / "adapter", tokenizer)
+    assert saved.source == ChatTemplate.built_in("chatml", tokenizer).source
+
+
+def test_samples_are_answers_to_questions(folder: Path, tmp_path: Path) -> None:
+    _, seen = train(
+        recipe(
+            folder,
+            tmp_path,
+            data=data(folder, validation=0.2),
+            adapter=ADAPTERS["lora"],
+            sample={"prompts": [WORDS[0]], "max_tokens": 3},
+        )
+    )
+    assert seen.samples[0].startswith(f"user\n{WORDS[0]}\nassistant\n")
+
+
+@pytest.mark.parametrize("objective", ["dpo", "reward"])
+def test_pairs_come_from_the_same_formats(objective: str, folder: Path, tmp_path: Path) -> None:
+    pairs = [
+        {"prompt": question, "chosen": [{"role": "assistant", "content": "Yes."}], "rejected": []}
+        for question in WORDS
+    ]
+    for pair in pairs:
+        pair["rejected"] = [{"role": "assistant", "content": "No."}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    raw = recipe(
+        folder,
+        tmp_path / "run",
+        objective={"name": objective},
+        data=data(folder, train=str(tmp_path / "pairs.jsonl")),
+        adapter=ADAPTERS["lora"] | {"lora_dropout": 0.0},
+        training=training(steps=8),
+    )
+    _, seen = train(raw)
+    assert seen.losses[1] == pytest.approx(math.log(2), abs=1e-4 if objective == "dpo" else 0.2)
+    assert seen.losses[8] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"adapter": {"method": "lola"}}, "adapter.method is 'lola'; choose from lora, dora"),
+        ({"adapter": {"method": "lora", "rank": 4}}, "adapter.rank: there is no such key"),
+        ({"adapter": {"method": "lora", "r": 0}}, "adapter: r is 0; it must be at least 1"),
+        ({"model": {"config": LLAMA}, "adapter": {"method": "lora"}}, "give model.load"),
+        ({"data": {"template": "chatmm"}}, "data.template is 'chatmm', which is neither a file"),
+        ({"data": {"template": None}}, "a conversation needs a chat template"),
+        ({"data": {"format": "alpaca"}}, "record 0 has no instruction, output, which alpaca needs"),
+        ({"data": {"text": "x"}}, "data.text is not heeded by sft; leave it out"),
+        ({"data": {"max_tokens": 12}}, r"chat.jsonl: record \d+ has nothing to learn within"),
+        ({"objective": {"name": "dpo"}}, "is messages, each record a conversation, which dpo"),
+        (
+            {"adapter": ADAPTERS["prompt_tuning"], "data": {"packing": True}},
+            "set data.packing to false",
+        ),
+        (
+            {"adapter": ADAPTERS["prompt_tuning"], "sample": {"prompts": ["a"]}},
+            "sample cannot write behind a trained prompt",
+        ),
+        (
+            {"adapter": ADAPTERS["prompt_tuning"], "objective": {"name": "dpo"}},
+            "prompt_tuning is for the objective sft",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    sections: dict[str, Any], says: str, folder: Path, tmp_path: Path
+) -> None:
+    sections = {**sections, "data": data(folder, **sections.get("data", {}))}
+    with pytest.raises(TrainingError, match=says):
+        train(recipe(folder, tmp_path / "run", **sections))
+    assert not (tmp_path / "run" / "checkpoints").exists()

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from pharos.adapt import PromptTuningConfig
 from pharos.core.errors import TrainingError
 from pharos.data.formats import FormatName
 from pharos.data.text_sources import Division
@@ -184,8 +185,7 @@ class Recipe:
 def read_recipe(raw: Mapping[str, Any]) -> Recipe:
     """Raises TrainingError for what breaks a rule, naming key, value and remedy."""
     recipe = read_settings(Recipe, _expanded(raw))
-    if recipe.adapter is not None:
-        read_adaptation(recipe.adapter)
+    _check_adapter(recipe)
     _check_lengths(recipe)
     return recipe
 
@@ -226,6 +226,27 @@ HARMLESS = {
 CONTRASTIVE = {"info_nce", "sigmoid_pairs"}
 NEGATIVES = {"micro_batch_size"}
 """What the pairs of a micro-batch are compared with depends on its size."""
+
+
+def _check_adapter(recipe: Recipe) -> None:
+    """A trained prompt stands in front of each text: not everything can be done with it."""
+    if recipe.adapter is None:
+        return
+    adaptation = read_adaptation(recipe.adapter)
+    if not isinstance(adaptation.config, PromptTuningConfig):
+        return
+    if recipe.objective["name"] != "sft":
+        raise TrainingError(
+            f"adapter.method prompt_tuning is for the objective sft, and this is "
+            f"{recipe.objective['name']}; choose lora"
+        )
+    if isinstance(recipe.data, RecordData) and recipe.data.packing:
+        raise TrainingError(
+            "adapter.method prompt_tuning needs a row for each conversation; set data.packing to "
+            "false"
+        )
+    if recipe.sample is not None:
+        raise TrainingError("sample cannot write behind a trained prompt; leave it out")
 
 
 def _check_lengths(recipe: Recipe) -> None:

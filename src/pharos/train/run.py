@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pharos.adapt import Adapters, save_adapter, virtual_ids
+from pharos.adapt import Adapters, save_adapter
 from pharos.core.errors import TrainingError
 from pharos.core.nouns import SamplingParams
 from pharos.data.rows import Rows, row_generator
@@ -402,8 +402,7 @@ class Run:
         if section is None or not isinstance(model, CausalLM):
             return ()
         encode = self.chat.prompt_ids if self.chat else tokenizer.encode
-        before = virtual_ids(model)
-        prompts = [[*before, *encode(prompt)] for prompt in section.prompts]
+        prompts = [encode(prompt) for prompt in section.prompts]
         room = (model.body.max_positions or sys.maxsize) - max(map(len, prompts))
         params = SamplingParams(
             max_tokens=min(section.max_tokens, room),
@@ -411,7 +410,7 @@ class Run:
             top_k=section.top_k,
             seed=self.recipe.seed,
         )
-        written: list[list[int]] = [prompt[len(before) :] for prompt in prompts]
+        written: list[list[int]] = [list(prompt) for prompt in prompts]
         for token in Generation(model, prompts, params, eos_ids=tokenizer.eos_ids):
             written[token.sequence].append(token.id)
         return tuple(tokenizer.decode(ids) for ids in written)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from pharos.adapt import virtual_ids, with_prompt
-from pharos.core.errors import TrainingError
 from pharos.data.rows import Row
 from pharos.models.family import Task
 from pharos.train.objective import IGNORED, Batch
@@ -55,11 +54,7 @@ def behind_prompt(model: nn.Module, batch: Batch) -> Batch:
     count = len(virtual_ids(model))
     if not count:
         return batch
-    if "documents" in batch:
-        raise TrainingError(
-            "a trained prompt stands in front of each row, and rows hold several conversations; "
-            "set data.packing to false"
-        )
+    assert "documents" not in batch, "the recipe is checked: a row has one conversation"
     labels_BT, positions_BT = batch["labels"], batch["positions"]
     prompt_BP = torch.arange(count, device=positions_BT.device).expand(len(positions_BT), -1)
     return {
