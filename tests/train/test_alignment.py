@@ -1,6 +1,7 @@
 """Recipes that align a model: pairs, a reward model, and rollouts that it scores."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pharos.core import TrainingError
 from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
 from pharos.models.load import load_model, new_model, save_model
 from pharos.train.metrics_log import METRICS_FILE, read_metrics
+from pharos.train.preview import preview
 from pharos.train.recipe import read_recipe
 from pharos.train.run import open_run
 
@@ -94,7 +96,10 @@ def objectives(folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]
         "ppo": ({"name": "ppo", **few, "reference": base, "kl": target}, {}),
         "ppo of an adapter": ({"name": "ppo", **few, "kl": target}, {"adapter": LORA}),
         "grpo": ({"name": "grpo", **few, "group_size": 4}, {}),
-        "grpo of an adapter": ({"name": "grpo", **few, "beta": 0.1}, {"adapter": LORA}),
+        "grpo of an adapter": (
+            {"name": "grpo", **few, "group_size": 4, "beta": 0.1},
+            {"adapter": LORA},
+        ),
     }
 
 
@@ -115,8 +120,6 @@ def test_a_recipe_that_was_ended_goes_on_to_the_same_weights(
     kind: str, folder: Path, tmp_path: Path
 ) -> None:
     objective, more = objectives(folder)[kind]
-    if objective.get("group_size", 8) == 8 and objective["name"] == "grpo":
-        objective = {**objective, "group_size": 4}
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     lines = run(recipe(folder, whole, objective, **more))
     raw = recipe(folder, parted, objective, **more)
@@ -136,6 +139,18 @@ def _one_step(trainer: Any, loader: Any) -> None:
     from pharos.train.loop import Meter
 
     trainer.train_step(next(iter(loader)), Meter(trainer), loader)
+
+
+@pytest.mark.parametrize("kind", ["dpo of an adapter", "dpo, precomputed", "ppo", "grpo"])
+def test_in_bfloat16_runs_begin_where_they_should(kind: str, folder: Path, tmp_path: Path) -> None:
+    objective, more = objectives(folder)[kind]
+    few = {"training": training(steps=1, precision="bf16")}
+    first = run(recipe(folder, tmp_path, objective, **more, **few))[0]
+    if objective["name"] == "dpo":
+        assert first["train/dpo"] == pytest.approx(math.log(2), abs=1e-2)
+    else:
+        assert first["train/ratio"] == pytest.approx(1, abs=1e-2)
+        assert first["train/sampler_gap"] < 0.02
 
 
 def test_a_reward_model_that_was_trained_scores_the_rollouts(folder: Path, tmp_path: Path) -> None:
@@ -180,3 +195,12 @@ def test_an_answer_that_is_not_there_is_named(folder: Path, tmp_path: Path) -> N
     raw["data"]["label"] = "solution"
     with pytest.raises(TrainingError, match="solution"):
         run(raw)
+
+
+def test_a_preview_shows_the_prompts_and_what_is_right(folder: Path, tmp_path: Path) -> None:
+    raw = recipe(folder, tmp_path, {"name": "grpo", "reward": {"verifier": "final_number"}})
+    shown = preview(read_recipe(raw), lambda _: None)
+    reads, asked = shown.samples[0]
+    assert reads[0].text.startswith("What is")
+    assert asked[0].text.startswith("####")
+    assert shown.summary == "20 prompts"

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pharos.data.rows import row_generator
+from pharos.data.rendered_rows import RenderingReport
+from pharos.data.rows import Row, row_generator
 from pharos.data.tokenizer import Tokenizer
 from pharos.train.objective import IGNORED, Batch
 from pharos.train.recipe import Recipe
+from pharos.train.rl.on_policy import OnPolicy
 from pharos.train.run import Parts, Say
 
 ROWS = 3
@@ -34,7 +36,8 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preview:
-    """`tokens` and `targets` are of the rows that were looked at; so are the lengths."""
+    """`tokens` and `targets` are of the rows that were looked at; so are the lengths. Of
+    conversations they are of all of them, and `report` tells how they were rendered."""
 
     samples: list[Sample]
     rows: int
@@ -43,6 +46,7 @@ class Preview:
     shortest: int
     longest: int
     summary: str
+    report: RenderingReport | None = None
 
     def as_object(self) -> dict[str, Any]:
         found = asdict(self)
@@ -57,6 +61,11 @@ def preview(recipe: Recipe, say: Say) -> Preview:
     """Prepares the data as a run would, and looks at its first rows."""
     parts = Parts.of(recipe, say, lambda make: make())
     objective, stream = parts.objective, parts.data.stream
+    if parts.data.report is not None:
+        rows = [stream[n] for n in range(min(ROWS, parts.data.report.num_texts))]
+        return _of_conversations(rows, parts.data.report, parts)
+    if isinstance(objective, OnPolicy):
+        return _of_prompts([stream[n] for n in range(MEASURED)], parts)
     examples = [
         objective.example(stream[n], row_generator("example", recipe.seed, n))
         for n in range(MEASURED)
@@ -72,6 +81,82 @@ def preview(recipe: Recipe, say: Say) -> Preview:
         longest=max(lengths),
         summary=parts.data.summary,
     )
+
+
+def _of_prompts(rows: Sequence[Row], parts: Parts) -> Preview:
+    """The prompts, and the answers that verifiers are given: the rest the model is to say."""
+    lengths = [len(row["prompt_ids"]) for row in rows]
+    return Preview(
+        samples=[
+            Sample(
+                _plain(torch.from_numpy(row["prompt_ids"]), parts.tokenizer),
+                [Stretch(str(row["answer"]), True)] if str(row["answer"]) else [],
+            )
+            for row in rows[:ROWS]
+        ],
+        rows=len(rows),
+        tokens=sum(lengths),
+        targets={},
+        shortest=min(lengths),
+        longest=max(lengths),
+        summary=parts.data.summary,
+    )
+
+
+def told(found: Preview) -> list[str]:
+    """The counts, in sentences."""
+    if found.report is not None:
+        return _told_conversations(found.report)
+    targets = ", ".join(f"{count:,} {name}" for name, count in found.targets.items())
+    return [
+        f"{found.rows} rows of {found.shortest} to {found.longest} tokens, {found.tokens:,} in "
+        f"all; targets: {targets}"
+    ]
+
+
+def _told_conversations(report: RenderingReport) -> list[str]:
+    roles = (
+        f"{role}: {count.turns:,} times, {count.tokens:,} tokens"
+        for role, count in report.roles.items()
+    )
+    cut = (
+        [f"{report.num_cut:,} texts were cut at their ends and lost {report.tokens_cut:,} tokens"]
+        if report.num_cut
+        else []
+    )
+    return [
+        f"{report.num_texts:,} texts ({report.format}) of {report.shortest:,} to "
+        f"{report.longest:,} tokens, half of them at most {report.median:,}",
+        f"{report.num_learned:,} of {report.num_tokens:,} tokens are learned",
+        *cut,
+        f"In the first {report.num_sampled:,}, {'; '.join(roles)}",
+    ]
+
+
+def _of_conversations(rows: Sequence[Row], report: RenderingReport, parts: Parts) -> Preview:
+    """What is read and, marked, what is learned of it; of a pair, the rejected answer below."""
+    return Preview(
+        samples=[_conversation(row, parts.tokenizer) for row in rows],
+        rows=report.num_texts,
+        tokens=report.num_tokens,
+        targets=dict.fromkeys(parts.objective.weights, report.num_learned),
+        shortest=report.shortest,
+        longest=report.longest,
+        summary=parts.data.summary,
+        report=report,
+    )
+
+
+def _conversation(row: Row, tokenizer: Tokenizer) -> Sample:
+    if "labels" in row:
+        is_token = row.get("document", row["ids"]) >= 0
+        marks = (row["labels"] != IGNORED)[is_token]
+        return Sample(_stretches(row["ids"][is_token].tolist(), marks.tolist(), tokenizer), [])
+    prompt, chosen, rejected = (
+        tokenizer.decode(row[f"{kind}_ids"].tolist(), skip_special=False)
+        for kind in ("prompt", "chosen", "rejected")
+    )
+    return Sample([Stretch(prompt, False), Stretch(chosen, True)], [Stretch(rejected, False)])
 
 
 def samples(batch: Batch, tokenizer: Tokenizer) -> list[Sample]:

@@ -15,7 +15,9 @@ from pharos.train.text_data import Data
 AT_ONCE = 8
 
 
-def with_reference(data: Data, objective: DPO, folder: Path, device: torch.device) -> Data:
+def with_reference(
+    data: Data, objective: DPO, folder: Path, *, device: torch.device, dtype: torch.dtype
+) -> Data:
     """The files are in `folder`. The objective's own reference is then given up: its memory is free
     for the run."""
     assert isinstance(data.stream, Shuffled) and objective.reference.model is not None
@@ -28,6 +30,7 @@ def with_reference(data: Data, objective: DPO, folder: Path, device: torch.devic
             folder / f"reference-{name}.npz",
             pad_id=objective.pad_id,
             batch_size=AT_ONCE,
+            dtype=dtype,
         )
 
     stream = Shuffled(asked(data.stream.rows, "train"), data.stream.seed)

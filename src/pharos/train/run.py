@@ -505,7 +505,13 @@ class Parts:
             found = conversation_data(data, name, chat, seed=recipe.seed)
         if isinstance(objective, DPO) and objective.config.precompute:
             folder = Path(recipe.output) / "data"
-            found = with_reference(found, objective, folder, device_of(recipe))
+            found = with_reference(
+                found,
+                objective,
+                folder,
+                device=device_of(recipe),
+                dtype=DTYPES[recipe.training.precision],
+            )
         return cls(
             tokenizer=chat.tokenizer,
             objective=objective,

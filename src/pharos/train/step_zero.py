@@ -34,7 +34,9 @@ from pharos.train.objectives.preference import DPO
 
 USUAL_STD = 0.02
 SLACK = 0.5
-EXACT = 1e-4
+EXACT, NEAR = 1e-4, 1e-2
+"""Two passes over one batch give the same numbers; over batches of other shapes, in 16 bits, not
+quite."""
 MOST_GAP = 0.1
 SWITCH = "check_first_step: false switches this check off"
 
@@ -241,7 +243,8 @@ def check_first_loss(
                 "look whether the loaded weights are finite"
             )
         if name == "dpo" and isinstance(objective, DPO):
-            _check_exact(loss, objective.first_loss)
+            near = NEAR if "reference" in batch else EXACT
+            _check_exact(loss, objective.first_loss, near)
         if name == "sampler_gap":
             _check_sampler(loss)
         if name in FIRST_LOSSES and (is_fresh or name in LOADED_WHOLE):
@@ -278,9 +281,9 @@ def _check_guess(name: str, loss: float, guess: Guess, *, is_fresh: bool) -> Non
         )
 
 
-def _check_exact(loss: float, expected: float) -> None:
+def _check_exact(loss: float, expected: float, near: float) -> None:
     """Policy and reference begin as one model, so the first loss is no guess."""
-    if abs(loss - expected) > EXACT * max(1.0, expected):
+    if abs(loss - expected) > near * max(1.0, expected):
         raise TrainingError(
             f"the first dpo loss is {loss:.5f}; while policy and reference are the same model it "
             f"is {expected:.5f}: objective.reference is another model than the one that training "

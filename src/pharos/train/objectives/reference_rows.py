@@ -28,14 +28,24 @@ class ReferenceRows:
 
     @classmethod
     def computed(
-        cls, rows: Rows, reference: CausalLM, path: Path, *, pad_id: int, batch_size: int
+        cls,
+        rows: Rows,
+        reference: CausalLM,
+        path: Path,
+        *,
+        pad_id: int,
+        batch_size: int,
+        dtype: torch.dtype = torch.float32,
     ) -> "ReferenceRows":
-        """From the file if it is of this model and these rows; else it is written."""
+        """From the file if it is of this model and these rows; else it is written. `dtype` is what
+        is computed in, as in the run."""
         pairs = [rows.row(i, 0) for i in range(len(rows))]
-        wanted = fingerprint(reference, pairs)
+        wanted = f"{fingerprint(reference, pairs)} {dtype}"
         found = _read(path, wanted)
         if found is None:
-            found = _sums(reference, pairs, pad_id=pad_id, batch_size=batch_size)
+            device = reference.body.embedding.weight.device
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                found = _sums(reference, pairs, pad_id=pad_id, batch_size=batch_size)
             _write(path, wanted, found)
         return cls(rows, found)
 
