@@ -21,6 +21,7 @@ from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
 from pharos.models.load import load_model, new_model, save_model
 from pharos.serve.local import LocalModel, load_local
 from pharos.train.events import Evaluation, Observer, StepRecord
+from pharos.train.preview import Preview, preview, told
 from pharos.train.recipe import read_recipe
 from pharos.train.run import open_run
 
@@ -315,3 +316,40 @@ def test_what_cannot_be_is_refused(
     with pytest.raises(TrainingError, match=says):
         train(recipe(folder, tmp_path / "run", **sections))
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def previewed(raw: dict[str, Any]) -> Preview:
+    return preview(read_recipe(raw), lambda text: None)
+
+
+def test_the_preview_marks_what_is_learned_and_counts(folder: Path, tmp_path: Path) -> None:
+    found = previewed(recipe(folder, tmp_path, data=data(folder, max_tokens=32)))
+    for sample in found.samples:
+        asked, answered = sample.reads
+        assert not asked.is_target
+        assert asked.text.endswith("<|im_start|>assistant\n")
+        assert answered.is_target
+        assert not sample.asked
+    report = found.report
+    assert report is not None
+    assert report.format == "messages"
+    assert {role: count.turns for role, count in report.roles.items()} == {
+        "user": 20,
+        "assistant": 20,
+    }
+    assert (report.num_texts, report.longest, report.num_cut) == (20, 32, 20)
+    assert report.num_learned < report.num_tokens == 20 * 32
+    assert any("20 texts were cut at their ends" in line for line in told(found))
+    assert json.loads(json.dumps(found.as_object()))["report"]["num_texts"] == 20
+
+
+def test_the_preview_shows_the_answers_of_a_pair(folder: Path, tmp_path: Path) -> None:
+    pair = {"prompt": "Who?", "chosen": "Ann.", "rejected": "Bob."}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    sections = {"objective": {"name": "reward"}}
+    raw = recipe(folder, tmp_path / "run", data=data(folder), **sections)
+    raw["data"]["train"] = str(tmp_path / "pairs.jsonl")
+    sample, *_ = previewed(raw).samples
+    eos = "<|endoftext|>"
+    assert [stretch.text for stretch in sample.reads] == ["Who?", f"Ann.{eos}"]
+    assert [stretch.text for stretch in sample.asked] == [f"Bob.{eos}"]

@@ -64,7 +64,7 @@ def train(
     if as_json:
         print_json(outcome)
     elif is_complete:
-        note(f"The model is in {shown_path(run.output / 'model')}")
+        note(f"The {run.result.name} is in {shown_path(run.result)}")
         note(f"The report is {shown_path(run.output / 'report.html')}")
     else:
         note(f"Stopped at step {outcome['step']}; go on with --resume.")
@@ -128,7 +128,7 @@ def show_preview(recipe: "Recipe", as_json: bool) -> None:
     from rich.text import Text
 
     from pharos.cli.terminal import note, print_json, printable, results
-    from pharos.train.preview import preview
+    from pharos.train.preview import preview, told
 
     found = preview(recipe, note)
     if as_json:
@@ -136,16 +136,11 @@ def show_preview(recipe: "Recipe", as_json: bool) -> None:
         return
     console = results()
     for number, sample in enumerate(found.samples, start=1):
-        console.rule(f"row {number}", align="left")
-        for part in sample:
+        console.print(f"row {number}", style="bold")
+        for part in filter(None, sample):
             text = Text()
             for stretch in part:
                 text.append(printable(stretch.text), style="green" if stretch.is_target else "")
             console.print(text)
-    targets = ", ".join(f"{count:,} {name}" for name, count in found.targets.items())
-    console.rule(align="left")
-    console.print(
-        f"{found.rows} rows of {found.shortest} to {found.longest} tokens, {found.tokens:,} in "
-        f"all; targets: {targets}",
-        highlight=False,
-    )
+    for line in told(found):
+        console.print(line, highlight=False)

@@ -86,10 +86,11 @@ def _parted(text: Rendered) -> tuple[Int32s, Int32s]:
 class RenderingReport:
     """Of so many texts: how many tokens they have (after what was cut), how many of these are
     learned, and how many texts lost how many tokens at their ends. `roles` are those of the first
-    few hundred."""
+    `num_sampled`."""
 
     format: str
     roles: Mapping[str, "RoleCount"]
+    num_sampled: int
     num_texts: int
     num_tokens: int
     num_learned: int
@@ -101,12 +102,19 @@ class RenderingReport:
 
     @classmethod
     def of(
-        cls, texts: Sequence[Rendered], *, format_name: str, roles: Mapping[str, "RoleCount"]
+        cls,
+        texts: Sequence[Rendered],
+        *,
+        format_name: str,
+        sampled: Sequence[Text],
+        tokenizer: Tokenizer,
     ) -> "RenderingReport":
+        """`sampled` are the first of the texts, as they were before they were rendered."""
         lengths = [len(text.ids) for text in texts] or [0]
         return cls(
             format=format_name,
-            roles=roles,
+            roles=count_roles(sampled, tokenizer),
+            num_sampled=len(sampled),
             num_texts=len(texts),
             num_tokens=sum(lengths),
             num_learned=sum(text.num_learned for text in texts),

@@ -29,7 +29,6 @@ from pharos.data.rendered_rows import (
     PreferenceRows,
     RenderedRows,
     RenderingReport,
-    count_roles,
 )
 from pharos.data.rendering import Rendered, Renderer
 from pharos.data.rows import Rows, row_generator
@@ -111,7 +110,8 @@ def conversation_data(data: RecordData, objective: str, chat: Chat, *, seed: int
     report = RenderingReport.of(
         [text for texts in rendered for text in texts],
         format_name=format_name,
-        roles=count_roles(sampled, chat.tokenizer),
+        sampled=sampled,
+        tokenizer=chat.tokenizer,
     )
     others = [_rendered(example, renderer, where) for where, example in held_out]
     return Data(
