@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pharos.core import TrainingError
 from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
 from pharos.models.load import load_model, new_model, save_model
+from pharos.train.meter import Meter
 from pharos.train.metrics_log import METRICS_FILE, read_metrics
 from pharos.train.preview import preview
 from pharos.train.recipe import read_recipe
@@ -78,8 +80,6 @@ def trained(output: Path) -> dict[str, torch.Tensor]:
     folder = output / "model"
     if folder.is_dir():
         return dict(load_model(folder).state_dict())
-    from safetensors.torch import load_file
-
     return load_file(output / "adapter" / "adapter_model.safetensors")
 
 
@@ -136,8 +136,6 @@ def test_a_recipe_that_was_ended_goes_on_to_the_same_weights(
 
 
 def _one_step(trainer: Any, loader: Any) -> None:
-    from pharos.train.loop import Meter
-
     trainer.train_step(next(iter(loader)), Meter(trainer), loader)
 
 

@@ -12,7 +12,8 @@ from torch import nn
 from pharos.data.rows import Row, row_generator
 from pharos.models.heads import CausalLM
 from pharos.models.load import new_model
-from pharos.train.loop import LoopConfig, Trainer
+from pharos.train.loop import Trainer
+from pharos.train.loop_config import LoopConfig
 from pharos.train.optimizers import OptimizerConfig, make_optimizer
 from pharos.train.rl.on_policy import OnPolicy
 from pharos.train.rl.rewards import Completion

@@ -14,6 +14,8 @@ from pharos.core.errors import TrainingError
 from pharos.models.heads import CausalLM
 from pharos.train.completions import is_said, log_probs_of
 from pharos.train.events import Observer, StepRecord
+from pharos.train.loop import Trainer
+from pharos.train.meter import Meter
 from pharos.train.objective import IGNORED
 from pharos.train.reference import Reference
 from pharos.train.rl.actor_critic import ActorCritic
@@ -262,9 +264,7 @@ def test_a_run_resumed_in_the_middle_of_a_rollout_is_the_same_bit_for_bit(
             assert torch.equal(found.state_dict()[name], parameter), (first, name)
 
 
-def _steps(trainer, loader, count: int) -> None:
-    from pharos.train.loop import Meter
-
+def _steps(trainer: Trainer, loader: Any, count: int) -> None:
     meter, steps = Meter(trainer), iter(loader)
     for _ in range(count):
         trainer.train_step(next(steps), meter, loader)
