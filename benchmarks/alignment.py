@@ -27,7 +27,8 @@ from pharos.data.rows import Row
 from pharos.models.heads import CausalLM
 from pharos.models.load import new_model
 from pharos.train.completions import completion_batch, log_probs_of
-from pharos.train.loop import LoopConfig, Trainer
+from pharos.train.loop import Trainer
+from pharos.train.loop_config import LoopConfig
 from pharos.train.optimizers import OptimizerConfig, make_optimizer
 from pharos.train.reference import Reference
 from pharos.train.rl.actor_critic import ActorCritic

@@ -18,20 +18,21 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pharos.core.errors import TrainingError
-from pharos.train.checkpoint import Checkpoints, Retention, load_state, save_state
+from pharos.train.checkpoint import Checkpoints, load_state, save_state
 from pharos.train.ema import EMA
 from pharos.train.events import Evaluation, Observer, RunFacts, StepRecord
 from pharos.train.gradients import GradientScaler
 from pharos.train.interruption import Interruption
 from pharos.train.loader import Batches
+from pharos.train.loop_config import DTYPES, LoopConfig
+from pharos.train.meter import Meter, total_loss
 from pharos.train.objective import Batch, Objective
 from pharos.train.ranks import Ranks
 from pharos.train.rl.on_policy import OnPolicy
@@ -39,67 +40,7 @@ from pharos.train.runner import Runner, Shares, StepRunner, is_sharded_checkpoin
 from pharos.train.schedules import Schedule
 from pharos.train.step import Step
 from pharos.train.step_zero import check_batch, check_first_loss, check_tied
-from pharos.train.throughput import memory_in_use, peak_flops
 from pharos.train.watchdog import Watchdog
-
-Precision = Literal["fp32", "bf16", "fp16"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoopConfig:
-    """`batch_size` is the rows of an optimizer step, over all devices; `micro_batch_size` those of
-    one forward pass of one device (default: all of a rank's). `workers` processes make examples
-    ahead. `evaluation_rows` are evaluated on each time (null: all). `ema` is the decay of averaged
-    weights. `compile` has torch compile the step."""
-
-    steps: int
-    batch_size: int
-    micro_batch_size: int | None = None
-    precision: Precision = "fp32"
-    clip: float | None = 1.0
-    ema: float | None = None
-    activation_checkpointing: Literal["none", "selective", "full"] = "none"
-    compile: bool = False
-    workers: int = 0
-    log_every: int = 10
-    evaluate_every: int | None = 250
-    evaluation_rows: int | None = 256
-    checkpoint_every: int | None = None
-    keep: Retention = field(default_factory=Retention)
-    watch_for_spikes: bool = True
-    check_first_step: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in (
-            "micro_batch_size",
-            "evaluate_every",
-            "evaluation_rows",
-            "checkpoint_every",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1, or null")
-        if self.workers < 0:
-            raise ValueError(f"workers is {self.workers}; it must be 0 (none) or more")
-        if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"clip is {self.clip}; it must be positive, or null for no clipping")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise ValueError(f"ema is {self.ema}; it must be between 0 and 1, 0.999 for example")
-
-    def micro_batch(self, data_ranks: int) -> int:
-        """Rows of one forward pass. Raises ValueError where the rows cannot be dealt evenly."""
-        micro = self.micro_batch_size or max(1, self.batch_size // data_ranks)
-        if self.batch_size % (micro * data_ranks):
-            raise ValueError(
-                f"batch_size {self.batch_size} cannot be dealt to {data_ranks} data ranks in "
-                f"micro-batches of {micro}: make it a multiple of {micro * data_ranks}, or "
-                f"micro_batch_size smaller"
-            )
-        return micro
 
 
 class Carried(Protocol):
@@ -433,61 +374,6 @@ class Trainer:
             observer.on_checkpoint(self.step, folder)
 
 
-class Meter:
-    """Times and tokens between records."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        device, dtype = trainer.device, DTYPES[trainer.config.precision]
-        self.peak_flops = peak_flops(device, dtype) * trainer.ranks.processes
-        self.restart()
-
-    def restart(self, loader: Batches | None = None) -> None:
-        self.started, self.tokens, self.steps = time.perf_counter(), 0, 0
-        self.waited_before = loader.waited_s if loader else 0.0
-
-    def count(self, batches: Sequence[Batch]) -> None:
-        self.tokens += sum(num_tokens(batch) for batch in batches)
-        self.steps += 1
-
-    def record(self, losses: Mapping[str, float], norm: float, loader: Batches) -> StepRecord:
-        trainer = self.trainer
-        (tokens,) = trainer.ranks.sums([float(self.tokens)])
-        seconds = time.perf_counter() - self.started
-        trainer.tokens += int(tokens)
-        speed = tokens / seconds
-        record = StepRecord(
-            step=trainer.step,
-            train_loss=total_loss(losses, trainer.objective.weights),
-            losses=losses,
-            learning_rate=trainer.optimizer.param_groups[0]["lr"],
-            gradient_norm=norm,
-            tokens=trainer.tokens,
-            tokens_per_second=speed,
-            seconds=seconds / max(self.steps, 1),
-            waited_seconds=(loader.waited_s - self.waited_before) / max(self.steps, 1),
-            mfu=speed * trainer.flops_per_token / self.peak_flops if self.peak_flops else None,
-            memory_bytes=memory_in_use(trainer.device),
-        )
-        self.restart(loader)
-        return record
-
-
-def watchdog_of(objective: Objective) -> Watchdog:
-    """The loss of a policy lies around zero, and is zero where nothing can be learned: its leaps
-    tell nothing."""
-    return Watchdog(window=0) if isinstance(objective, OnPolicy) else Watchdog()
-
-
-def total_loss(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    return sum(weight * losses[name] for name, weight in weights.items())
-
-
-def num_tokens(batch: Batch) -> int:
-    """That the model reads or writes, padding included."""
-    return sum(x.numel() for name, x in batch.items() if name.endswith("ids"))
-
-
 def seed_of(*numbers: int) -> int:
     """A seed that depends on all the numbers, and differs where any of them does."""
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
@@ -496,3 +382,9 @@ def seed_of(*numbers: int) -> int:
 
 def _is_due(every: int | None, step: int, is_last: bool) -> bool:
     return is_last or (every is not None and step % every == 0)
+
+
+def watchdog_of(objective: Objective) -> Watchdog:
+    """The loss of a policy lies around zero, and is zero where nothing can be learned: its leaps
+    tell nothing."""
+    return Watchdog(window=0) if isinstance(objective, OnPolicy) else Watchdog()

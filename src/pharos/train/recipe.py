@@ -21,7 +21,7 @@ from pharos.models.config import ModelConfig
 from pharos.models.family import Task
 from pharos.models.load import family_of
 from pharos.train.adaptation import read_adaptation
-from pharos.train.loop import LoopConfig
+from pharos.train.loop_config import LoopConfig
 from pharos.train.optimizers import OptimizerConfig
 from pharos.train.parallel import ParallelConfig
 from pharos.train.schedules import ScheduleConfig

@@ -37,7 +37,8 @@ from pharos.train.checkpoint import Checkpoints, save_module
 from pharos.train.conversation_data import CONVERSATIONAL, Chat, conversation_data
 from pharos.train.events import Observer
 from pharos.train.loader import Loader
-from pharos.train.loop import DTYPES, Trainer
+from pharos.train.loop import Trainer
+from pharos.train.loop_config import DTYPES
 from pharos.train.metrics_log import METRICS_FILE, MetricsLog, read_metrics
 from pharos.train.objective import Batch, Objective
 from pharos.train.objectives import Vocabulary, new_objective

@@ -1,0 +1,281 @@
+"""Training a GPT beside transformers' Trainer: tokens a second and peak memory.
+
+    python -m benchmarks.training [--shapes char-10m gpt2-124m] [--dtypes float32 bfloat16] [--json]
+
+The same architecture, sizes, batch, sequence length, optimizer (AdamW) and random tokens; fresh
+weights. Each side is a process of its own; they are timed in turn, several rounds, the best of
+which counts. `transformers` runs its own Trainer with its defaults for this machine (bf16 by
+autocast, as ours). Peak memory is that of the whole process.
+
+The limit: a forward and a backward pass compute six operations per weight and token besides
+attention's, at most at the rate of one large matrix product (measured here).
+"""
+
+import argparse
+import json
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks.hardware import describe
+from benchmarks.peers import versions
+
+from pharos.data.order import Shuffled
+from pharos.data.packing import ConcatRows
+from pharos.data.token_source import TokenArrays
+from pharos.models.describe import describe_config
+from pharos.models.load import new_model
+from pharos.train.events import Observer, StepRecord
+from pharos.train.loader import Loader
+from pharos.train.loop import Trainer
+from pharos.train.loop_config import LoopConfig, Precision
+from pharos.train.objectives import Vocabulary, new_objective
+from pharos.train.optimizers import OptimizerConfig, make_optimizer
+from pharos.train.schedules import Schedule, ScheduleConfig
+from pharos.train.throughput import memory_in_use, peak_flops
+
+PEERS = ("transformers", "accelerate")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """`steps` are timed at once; `rows` are of one optimizer step, in one micro-batch."""
+
+    vocab_size: int
+    layers: int
+    heads: int
+    width: int
+    length: int
+    rows: int
+    steps: int
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "model_type": "gpt2",
+            "vocab_size": self.vocab_size,
+            "n_layer": self.layers,
+            "n_head": self.heads,
+            "n_embd": self.width,
+            "n_positions": self.length,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+            "resid_pdrop": 0.0,
+            "architectures": ["GPT2LMHeadModel"],
+        }
+
+
+SHAPES = {
+    "char-0.8m": Shape(vocab_size=65, layers=4, heads=4, width=128, length=64, rows=12, steps=40),
+    "char-10m": Shape(vocab_size=65, layers=6, heads=6, width=384, length=256, rows=16, steps=3),
+    "gpt2-124m": Shape(
+        vocab_size=50257, layers=12, heads=12, width=768, length=512, rows=2, steps=1
+    ),
+}
+PRECISIONS: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16"}
+ROUNDS = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    tokens_per_second: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    shape: str
+    dtype: str
+    ours: Side
+    peer: Side
+    limit_tokens_per_second: float
+
+
+def random_tokens(shape: Shape) -> np.ndarray[Any, Any]:
+    count = 1000 * (shape.length + 1)
+    return np.random.default_rng(0).integers(shape.vocab_size, size=count).astype(np.int32)
+
+
+class Stamps(Observer):
+    """When each step was over."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_step(self, record: StepRecord) -> None:
+        self.times.append(time.perf_counter())
+
+
+def ours(shape: Shape, dtype: str) -> Callable[[], list[float]]:
+    model = new_model(shape.config(), "causal_lm").train()
+    objective = new_objective("causal_lm", {}, Vocabulary(size=shape.vocab_size))
+    source = TokenArrays.of_documents([random_tokens(shape)])
+    stream = Shuffled(ConcatRows(source, shape.length + 1, seed=0), 0)
+    config = LoopConfig(
+        steps=shape.steps + 1,
+        batch_size=shape.rows,
+        precision=PRECISIONS[dtype],
+        check_first_step=False,
+        watch_for_spikes=False,
+        log_every=1,
+    )
+
+    def run() -> list[float]:
+        stamps = Stamps()
+        with tempfile.TemporaryDirectory(prefix="pharos-training-") as name:
+            Trainer(
+                model=model,
+                objective=objective,
+                optimizer=make_optimizer(OptimizerConfig(lr=1e-4), model),
+                schedule=Schedule(ScheduleConfig(name="linear", final=0.0), steps=config.steps),
+                config=config,
+                output=Path(name),
+                batches=lambda first: Loader(
+                    stream,
+                    objective,
+                    rows_per_step=shape.rows,
+                    micro_batch_size=shape.rows,
+                    start_step=first,
+                ),
+                observers=[stamps],
+            ).run()
+        return stamps.times
+
+    return run
+
+
+def peer(shape: Shape, dtype: str) -> Callable[[], list[float]]:
+    transformers = import_module("transformers")
+    transformers.logging.set_verbosity_error()
+    raw = {key: value for key, value in shape.config().items() if key != "architectures"}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**raw))
+    rows = random_tokens(shape).reshape(-1, shape.length + 1)[:, :-1]
+    data = [{"input_ids": torch.from_numpy(row).long()} for row in rows]
+
+    class Times(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            self.times: list[float] = []
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.times.append(time.perf_counter())
+
+    def collate(examples: Sequence[Any]) -> dict[str, torch.Tensor]:
+        ids = torch.stack([example["input_ids"] for example in examples])
+        return {"input_ids": ids, "labels": ids}
+
+    def run() -> list[float]:
+        times = Times()
+        with tempfile.TemporaryDirectory(prefix="pharos-training-") as name:
+            arguments = transformers.TrainingArguments(
+                output_dir=name,
+                per_device_train_batch_size=shape.rows,
+                max_steps=shape.steps + 1,
+                learning_rate=1e-4,
+                bf16=dtype == "bfloat16",
+                use_cpu=True,
+                save_strategy="no",
+                logging_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+            )
+            transformers.Trainer(
+                model=model,
+                args=arguments,
+                train_dataset=data,
+                data_collator=collate,
+                callbacks=[times],
+            ).train()
+        return times.times
+
+    return run
+
+
+SIDES = {"ours": ours, "peer": peer}
+loaded: list[tuple[Shape, Callable[[], list[float]]]] = []
+"""In a process of one side: what it trains with."""
+
+
+def load_side(side: str, shape: Shape, dtype: str) -> None:
+    loaded.append((shape, SIDES[side](shape, dtype)))
+    loaded[0][1]()
+
+
+def time_steps(_: int) -> tuple[float, int]:
+    """Tokens a second over the steps after the first, and the peak of memory so far."""
+    shape, run = loaded[0]
+    times = run()
+    tokens = (len(times) - 1) * shape.rows * shape.length
+    return tokens / (times[-1] - times[0]), memory_in_use(torch.device("cpu"))
+
+
+def compare(name: str, dtype: str) -> Comparison:
+    shape = SHAPES[name]
+    measured: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    context = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        pools = {
+            side: stack.enter_context(context.Pool(1, load_side, (side, shape, dtype)))
+            for side in SIDES
+        }
+        for number in range(ROUNDS):
+            for side, pool in pools.items():
+                measured[side].append(pool.apply(time_steps, (number,)))
+    best = {
+        side: Side(
+            tokens_per_second=max(speed for speed, _ in taken),
+            peak_bytes=max(peak for _, peak in taken),
+        )
+        for side, taken in measured.items()
+    }
+    flops = 3 * describe_config(shape.config(), "causal_lm").flops_per_token(shape.length // 2)
+    rate = peak_flops(torch.device("cpu"), getattr(torch, dtype))
+    return Comparison(
+        shape=name,
+        dtype=dtype,
+        ours=best["ours"],
+        peer=best["peer"],
+        limit_tokens_per_second=rate / flops,
+    )
+
+
+def report(row: Comparison) -> str:
+    ours, peer = row.ours, row.peer
+    limit = row.limit_tokens_per_second
+    return (
+        f"{row.shape:10} {row.dtype:9} tokens/s  ours {ours.tokens_per_second:8,.0f}  "
+        f"transformers {peer.tokens_per_second:8,.0f}  "
+        f"{ours.tokens_per_second / peer.tokens_per_second:5.2f}x  limit {limit:8,.0f} "
+        f"({ours.tokens_per_second / limit:4.0%} of it)  peak MB  {ours.peak_bytes / 1e6:6,.0f}  "
+        f"{peer.peak_bytes / 1e6:6,.0f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Training speed beside transformers' Trainer.")
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--dtypes", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS))
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    used = {"hardware": describe(), "versions": versions(PEERS)}
+    rows = []
+    for shape in arguments.shapes:
+        for dtype in arguments.dtypes:
+            rows.append(compare(shape, dtype))
+            print(report(rows[-1]), file=sys.stderr, flush=True)
+    if arguments.json:
+        print(json.dumps({**used, "rows": [asdict(row) for row in rows]}))
+    else:
+        print(*[report(row) for row in rows], *used.values(), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
