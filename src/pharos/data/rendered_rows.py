@@ -1,8 +1,9 @@
 """Rendered conversations as the rows that a run reads: one each, or packed."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,48 @@ class PackedRows:
         told = np.concatenate(parts)
         labels[: len(told)] = told
         return {**row, "labels": labels}
+
+
+def rendered_once(
+    path: Path, key: str, render: Callable[[], Sequence[Rendered]]
+) -> Sequence[Rendered]:
+    """What `render` gives, kept in a file: a run that resumes, and the other processes of one, have
+    the very same tokens (templates may write the date). With another `key` it is rendered anew."""
+    kept = _read(path, key)
+    if kept is not None:
+        return kept
+    found = render()
+    _write(path, key, found)
+    return found
+
+
+def _read(path: Path, key: str) -> list[Rendered] | None:
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        if str(file["key"]) != key:
+            return None
+        lengths, cut = file["lengths"], file["cut"]
+        ends = np.cumsum(lengths)[:-1]
+        ids, labels = (np.split(file[name], ends) for name in ("ids", "labels"))
+    texts = zip(ids, labels, cut.tolist(), strict=True)
+    return [Rendered(ids=its, labels=learned, num_cut=lost) for its, learned, lost in texts]
+
+
+def _write(path: Path, key: str, texts: Sequence[Rendered]) -> None:
+    """The file takes its name once it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as file:
+        np.savez(
+            file,
+            key=np.array(key),
+            lengths=np.array([len(text.ids) for text in texts]),
+            cut=np.array([text.num_cut for text in texts]),
+            ids=np.concatenate([text.ids for text in texts]),
+            labels=np.concatenate([text.labels for text in texts]),
+        )
+    part.replace(path)
 
 
 class PreferenceRows:

@@ -6,6 +6,7 @@ hour later. The template is saved beside what was trained, so that answers are a
 that was learned, and end where they were taught to.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from pharos.data.rendered_rows import (
     PreferenceRows,
     RenderedRows,
     RenderingReport,
+    rendered_once,
 )
 from pharos.data.rendering import Rendered, Renderer
 from pharos.data.rows import Rows, row_generator
@@ -38,6 +40,7 @@ from pharos.train.text_data import Data
 
 TEMPLATE_FILE = "chat_template.jinja"
 GENERATION_FILE = "generation_config.json"
+RENDERED_FILE = "rendered.npz"
 OF_TEXTS, OF_PAIRS = ("sft",), ("dpo", "reward")
 CONVERSATIONAL = (*OF_TEXTS, *OF_PAIRS)
 """Objectives that learn from conversations."""
@@ -77,6 +80,19 @@ class Chat:
         text = self.template.render([{"role": "user", "content": question}])
         return self.tokenizer.encode(text, add_special_tokens=False)
 
+    def render(self, texts: Sequence[tuple[str, Text]], data: RecordData) -> list[Rendered]:
+        """Each text, with what errors call it."""
+        renderer = Renderer(self.tokenizer, self.template, max_tokens=data.max_tokens)
+        return [renderer.render(text, where=where) for where, text in texts]
+
+    def key(self, texts: Sequence[tuple[str, Text]], data: RecordData) -> str:
+        """Equal where the same would be rendered in the same way."""
+        digest = hashlib.blake2b(digest_size=16)
+        source = None if self.template is None else self.template.source
+        for part in (data.max_tokens, source, self.tokenizer.backend.to_str(), *texts):
+            digest.update(repr(part).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
     def save(self, folder: Path) -> None:
         """What belongs beside the weights."""
         write_object(folder / GENERATION_FILE, self.generation)
@@ -100,23 +116,31 @@ def _template(named: str | None, folder: Path, tokenizer: Tokenizer) -> ChatTemp
     return ChatTemplate(source, token_names(tokenizer), name=str(path))
 
 
-def conversation_data(data: RecordData, objective: str, chat: Chat, *, seed: int) -> Data:
-    """The stream and the validation rows of an objective that learns from conversations."""
+def conversation_data(
+    data: RecordData, objective: str, chat: Chat, folder: Path, *, seed: int
+) -> Data:
+    """The stream and the validation rows of an objective that learns from conversations. What was
+    rendered stays in `folder`, and is used again by a run that resumes."""
     format_name, training, held_out = _examples(data, objective, seed)
-    renderer = Renderer(chat.tokenizer, chat.template, max_tokens=data.max_tokens)
-    rendered = [_rendered(example, renderer, where) for where, example in training]
-    rows = _rows(rendered, data)
-    sampled = [text for _, example in training[:SAMPLED] for text in texts_of(example)]
+    if not training:
+        raise TrainingError(
+            f"data.validation {data.validation} leaves no example to train on; make it smaller"
+        )
+    texts = [(where, text) for where, each in training + held_out for text in texts_of(each)]
+    rendered = rendered_once(
+        folder / RENDERED_FILE, chat.key(texts, data), lambda: chat.render(texts, data)
+    )
+    count = len(training) * (2 if objective in OF_PAIRS else 1)
+    rows = _rows(rendered[:count], objective, data)
     report = RenderingReport.of(
-        [text for texts in rendered for text in texts],
+        rendered[:count],
         format_name=format_name,
-        sampled=sampled,
+        sampled=[text for _, text in texts[: min(count, SAMPLED)]],
         tokenizer=chat.tokenizer,
     )
-    others = [_rendered(example, renderer, where) for where, example in held_out]
     return Data(
         stream=Shuffled(rows, seed),
-        validation=_rows(others, data) if others else None,
+        validation=_rows(rendered[count:], objective, data) if held_out else None,
         summary=_summary(report, rows, data),
         report=report,
     )
@@ -158,14 +182,10 @@ def texts_of(example: Example) -> tuple[Text, ...]:
     return (example.text,) if isinstance(example, Judgement) else (example,)
 
 
-def _rendered(example: Example, renderer: Renderer, where: str) -> tuple[Rendered, ...]:
-    return tuple(renderer.render(text, where=where) for text in texts_of(example))
-
-
-def _rows(rendered: Sequence[tuple[Rendered, ...]], data: RecordData) -> Rows:
-    if len(rendered[0]) == 2:
-        return PreferenceRows([(chosen, rejected) for chosen, rejected in rendered])
-    rows = RenderedRows(text for (text,) in rendered)
+def _rows(rendered: Sequence[Rendered], objective: str, data: RecordData) -> Rows:
+    if objective in OF_PAIRS:
+        return PreferenceRows(list(zip(rendered[::2], rendered[1::2], strict=True)))
+    rows = RenderedRows(rendered)
     return PackedRows(rows, data.max_tokens) if data.packing else rows
 
 

@@ -12,9 +12,9 @@ from pharos.data.rendered_rows import RenderingReport
 from pharos.data.rows import Row, row_generator
 from pharos.data.tokenizer import Tokenizer
 from pharos.train.objective import IGNORED, Batch
+from pharos.train.parts import Parts, Say
 from pharos.train.recipe import Recipe
 from pharos.train.rl.on_policy import OnPolicy
-from pharos.train.run import Parts, Say
 
 ROWS = 3
 MEASURED = 256

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,20 +30,16 @@ from pharos.models.family import Body, Model, Task
 from pharos.models.generation import Generation
 from pharos.models.heads import CausalLM
 from pharos.models.load import new_model
-from pharos.models.resolve import find_model
 from pharos.train.activation_checkpoint import checkpoint_activations
 from pharos.train.adaptation import AdapterRunner, adapt, check_all_saved, read_adaptation
 from pharos.train.checkpoint import Checkpoints, save_module
-from pharos.train.conversation_data import CONVERSATIONAL, Chat, conversation_data
 from pharos.train.events import Observer
 from pharos.train.loader import Loader
 from pharos.train.loop import Trainer
 from pharos.train.loop_config import DTYPES
 from pharos.train.metrics_log import METRICS_FILE, MetricsLog, read_metrics
-from pharos.train.objective import Batch, Objective
-from pharos.train.objectives import Vocabulary, new_objective
+from pharos.train.objective import Batch
 from pharos.train.objectives.contrastive import InfoNCE, SigmoidPairs
-from pharos.train.objectives.preference import DPO
 from pharos.train.optimizers import make_optimizer
 from pharos.train.parallel import (
     ParallelConfig,
@@ -54,18 +50,14 @@ from pharos.train.parallel import (
     parallelize,
     rows_group,
 )
-from pharos.train.prompt_data import FOR_PROMPTS, prompt_data
+from pharos.train.parts import Parts, Say, device_of
 from pharos.train.ranks import Ranks
 from pharos.train.recipe import (
     Recipe,
-    RecordData,
     TextData,
-    data_fingerprint,
     fingerprint,
     model_config,
 )
-from pharos.train.record_data import check_keys, record_data
-from pharos.train.reference_data import with_reference
 from pharos.train.report import write_report
 from pharos.train.rl.actor_critic import ActorCritic
 from pharos.train.rl.on_policy import OnPolicy
@@ -76,9 +68,7 @@ from pharos.train.schedules import Schedule
 from pharos.train.start import first_model
 from pharos.train.step import Step
 from pharos.train.step_zero import check_vocabulary
-from pharos.train.text_data import TOKENIZER_FILE, Data, Preparation, text_data
 
-Say = Callable[[str], None]
 MODEL_FOLDER, ADAPTER_FOLDER = "model", "adapter"
 
 
@@ -103,17 +93,6 @@ def processes(recipe: Recipe) -> Iterator[Ranks]:
         yield Ranks.of_world(device)
     finally:
         dist.destroy_process_group()
-
-
-def device_of(recipe: Recipe) -> torch.device:
-    kind = recipe.device
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("device is cuda, and there is none; choose cpu, or auto")
-    if kind == "cpu":
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 class Run:
@@ -444,130 +423,6 @@ class Run:
             else:
                 save_adapter(self.adapters, folder, base_model=self.recipe.model.load)
         self._save_beside(folder)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
-    """What a run needs beside the model."""
-
-    tokenizer: Tokenizer
-    objective: Objective
-    task: Task
-    data: Data
-    chat: Chat | None = None
-
-    @classmethod
-    def of(
-        cls, recipe: Recipe, say: Say, first_alone: Callable[[Callable[[], Any]], Any]
-    ) -> "Parts":
-        """Prepared by the first process; the others find its files."""
-        return first_alone(lambda: cls._made(recipe, say))  # type: ignore[no-any-return]
-
-    @classmethod
-    def _made(cls, recipe: Recipe, say: Say) -> "Parts":
-        data, name = recipe.data, str(recipe.objective["name"])
-        folder = Path(recipe.output) / "data"
-        if isinstance(data, TextData):
-            _check_same_data(recipe, folder)
-            preparation = Preparation(
-                data, folder, seed=recipe.seed, say=say, workers=recipe.training.workers
-            )
-            tokenizer = _tokenizer(recipe, preparation)
-            objective = _objective(recipe, tokenizer)
-            packing = data.packing or _usual_packing(objective)
-            found = text_data(
-                data,
-                tokenizer,
-                preparation,
-                row_length=objective.row_length(data.sequence_length),
-                packing=packing,
-                rows_per_step=recipe.training.batch_size,
-            )
-        else:
-            tokenizer = _tokenizer(recipe, None)
-            objective = _objective(recipe, tokenizer)
-            check_keys(data, name)
-            if name in (*CONVERSATIONAL, *FOR_PROMPTS):
-                return cls._of_conversations(recipe, data, tokenizer, objective)
-            is_number = recipe.objective.get("problem_type") == "regression"
-            found = record_data(data, name, tokenizer, is_number=is_number, seed=recipe.seed)
-        return cls(tokenizer=tokenizer, objective=objective, task=objective.task, data=found)
-
-    @classmethod
-    def _of_conversations(
-        cls, recipe: Recipe, data: RecordData, tokenizer: Tokenizer, objective: Any
-    ) -> "Parts":
-        """The tokenizer stops where the chat template ends a turn."""
-        chat = Chat.of(data, _tokenizer_folder(recipe), tokenizer)
-        name = str(recipe.objective["name"])
-        if name in FOR_PROMPTS:
-            found = prompt_data(data, chat, seed=recipe.seed)
-        else:
-            found = conversation_data(data, name, chat, seed=recipe.seed)
-        if isinstance(objective, DPO) and objective.config.precompute:
-            folder = Path(recipe.output) / "data"
-            found = with_reference(
-                found,
-                objective,
-                folder,
-                device=device_of(recipe),
-                dtype=DTYPES[recipe.training.precision],
-            )
-        return cls(
-            tokenizer=chat.tokenizer,
-            objective=objective,
-            task=objective.task,
-            data=found,
-            chat=chat,
-        )
-
-
-def _tokenizer(recipe: Recipe, preparation: Preparation | None) -> Tokenizer:
-    """As the recipe tells; else the one beside the weights that the run begins with."""
-    section = recipe.tokenizer
-    if section.train is not None:
-        if preparation is None:
-            raise TrainingError(
-                "tokenizer.train learns from data.sources, and there are none; name a folder with "
-                "tokenizer.load"
-            )
-        return preparation.tokenizer(section.train)
-    return Tokenizer.load(_tokenizer_folder(recipe))
-
-
-def _tokenizer_folder(recipe: Recipe) -> Path:
-    name = recipe.tokenizer.load or recipe.model.load or recipe.model.student_of
-    if name is None:
-        raise TrainingError(
-            "the recipe names no tokenizer; give tokenizer.load a folder, or tokenizer.train a kind"
-        )
-    is_folder = (Path(name) / TOKENIZER_FILE).is_file()
-    return Path(name) if is_folder else find_model(name).path
-
-
-def _objective(recipe: Recipe, tokenizer: Tokenizer) -> Any:
-    keys = {key: value for key, value in recipe.objective.items() if key != "name"}
-    return new_objective(recipe.objective["name"], keys, Vocabulary.of(tokenizer))
-
-
-def _usual_packing(objective: Any) -> str:
-    """Documents kept apart where the objective can; else one after the other."""
-    if objective.task == "causal_lm":
-        return "best_fit"
-    return "sentence_pairs" if objective.task == "pretraining" else "concat"
-
-
-def _check_same_data(recipe: Recipe, folder: Path) -> None:
-    """What lies in the folder must have been made by this recipe."""
-    path = folder / "settings"
-    found = data_fingerprint(recipe)
-    if path.is_file() and path.read_text() != found:
-        raise TrainingError(
-            f"{folder} holds data that was made by other settings (data or tokenizer); name "
-            "another output, or remove the folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(found)
 
 
 def special_ids_of(tokenizer: Tokenizer) -> dict[str, int | None]:
