@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -54,3 +55,17 @@ def test_other_encodings_and_missing_files_are_named(tmp_path: Path) -> None:
         read_records(tmp_path / "a.csv")
     with pytest.raises(TrainingError, match="is not a file"):
         read_records(tmp_path / "b.csv")
+
+
+def test_records_come_from_an_array_and_from_compressed_lines(tmp_path: Path) -> None:
+    lines = b'{"a": "1"}\n{"a": "2"}\n'
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines))
+    (tmp_path / "a.json").write_text('[{"a": "1"}, {"a": "2"}]')
+    for name in ("a.jsonl.gz", "a.json"):
+        assert read_records(tmp_path / name) == [{"a": "1"}, {"a": "2"}]
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(lines)[:-9])
+    with pytest.raises(TrainingError, match=r"cut\.jsonl\.gz is damaged"):
+        read_records(tmp_path / "cut.jsonl.gz")
+    (tmp_path / "b.json").write_text('{"a": 1}')
+    with pytest.raises(TrainingError, match="must be an array of objects"):
+        read_records(tmp_path / "b.json")
