@@ -343,6 +343,21 @@ def test_the_preview_marks_what_is_learned_and_counts(folder: Path, tmp_path: Pa
     assert json.loads(json.dumps(found.as_object()))["report"]["num_texts"] == 20
 
 
+def test_examples_that_are_too_long_can_be_left_out_and_are_counted(
+    folder: Path, tmp_path: Path
+) -> None:
+    long = {"messages": [{"role": "user", "content": "Where? " * 60}, CONVERSATIONS[0][1]]}
+    lines = [json.dumps({"messages": messages}) for messages in CONVERSATIONS]
+    (tmp_path / "long.jsonl").write_text("\n".join([lines[0], json.dumps(long), *lines[1:]]))
+    told_by = data(folder, train=str(tmp_path / "long.jsonl"))
+    with pytest.raises(TrainingError, match=r"record 1 has nothing to learn within max_tokens 64"):
+        previewed(recipe(folder, tmp_path / "run", data=told_by))
+    found = previewed(recipe(folder, tmp_path / "run", data={**told_by, "too_long": "leave_out"}))
+    assert found.report is not None
+    assert (found.report.num_texts, found.report.num_left_out) == (20, 1)
+    assert any("1 were too long" in line for line in told(found))
+
+
 def test_the_preview_shows_the_answers_of_a_pair(folder: Path, tmp_path: Path) -> None:
     pair = {"prompt": "Who?", "chosen": "Ann.", "rejected": "Bob."}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")

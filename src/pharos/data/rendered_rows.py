@@ -119,6 +119,11 @@ class PreferenceRows:
         }
 
 
+def left_out() -> Rendered:
+    """What stands for a text that is not learned from: it has no tokens."""
+    return Rendered(ids=np.empty(0, np.int32), labels=np.empty(0, np.int32), num_cut=0)
+
+
 def _parted(text: Rendered) -> tuple[Int32s, Int32s]:
     """Before what is learned, and from there to its end."""
     learned = np.flatnonzero(text.labels != IGNORED)
@@ -128,8 +133,8 @@ def _parted(text: Rendered) -> tuple[Int32s, Int32s]:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RenderingReport:
     """Of so many texts: how many tokens they have (after what was cut), how many of these are
-    learned, and how many texts lost how many tokens at their ends. `roles` are those of the first
-    `num_sampled`."""
+    learned, and how many texts lost how many tokens at their ends. `num_left_out` more were too
+    long to learn anything from. `roles` are those of the first `num_sampled`."""
 
     format: str
     roles: Mapping[str, "RoleCount"]
@@ -139,6 +144,7 @@ class RenderingReport:
     num_learned: int
     num_cut: int
     tokens_cut: int
+    num_left_out: int
     shortest: int
     median: int
     longest: int
@@ -149,6 +155,7 @@ class RenderingReport:
         texts: Sequence[Rendered],
         *,
         format_name: str,
+        num_left_out: int,
         sampled: Sequence[Text],
         tokenizer: Tokenizer,
     ) -> "RenderingReport":
@@ -162,6 +169,7 @@ class RenderingReport:
             num_tokens=sum(lengths),
             num_learned=sum(text.num_learned for text in texts),
             num_cut=sum(text.num_cut > 0 for text in texts),
+            num_left_out=num_left_out,
             tokens_cut=sum(text.num_cut for text in texts),
             shortest=min(lengths),
             median=int(np.median(lengths)),

@@ -46,6 +46,10 @@ class Rendered:
         return int(np.count_nonzero(self.labels != IGNORED))
 
 
+class TooLongError(TrainingError):
+    """The first answer begins behind `max_tokens`."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Tokens:
     ids: list[int]
@@ -205,10 +209,10 @@ class Renderer:
                 "train: false; leave the record out, or let it train"
             )
         if learned[0] >= self.max_tokens:
-            raise TrainingError(
+            raise TooLongError(
                 f"{where} has nothing to learn within max_tokens {self.max_tokens}: its first "
-                f"answer begins at token {learned[0]} of {len(ids)}; make max_tokens larger, or "
-                "leave the record out"
+                f"answer begins at token {learned[0]} of {len(ids)}; make max_tokens larger, "
+                "leave the record out, or all such with data.too_long: leave_out"
             )
 
 

@@ -30,9 +30,10 @@ from pharos.data.rendered_rows import (
     PreferenceRows,
     RenderedRows,
     RenderingReport,
+    left_out,
     rendered_once,
 )
-from pharos.data.rendering import Rendered, Renderer
+from pharos.data.rendering import Rendered, Renderer, TooLongError
 from pharos.data.rows import Rows, row_generator
 from pharos.data.tokenizer import Tokenizer
 from pharos.train.recipe import RecordData
@@ -81,15 +82,21 @@ class Chat:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def render(self, texts: Sequence[tuple[str, Text]], data: RecordData) -> list[Rendered]:
-        """Each text, with what errors call it."""
+        """Each text, with what errors call it; nothing of one that is left out."""
         renderer = Renderer(self.tokenizer, self.template, max_tokens=data.max_tokens)
-        return [renderer.render(text, where=where) for where, text in texts]
+        return [_rendered(renderer, text, where, data) for where, text in texts]
 
     def key(self, texts: Sequence[tuple[str, Text]], data: RecordData) -> str:
         """Equal where the same would be rendered in the same way."""
         digest = hashlib.blake2b(digest_size=16)
         source = None if self.template is None else self.template.source
-        for part in (data.max_tokens, source, self.tokenizer.backend.to_str(), *texts):
+        for part in (
+            data.max_tokens,
+            data.too_long,
+            source,
+            self.tokenizer.backend.to_str(),
+            *texts,
+        ):
             digest.update(repr(part).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
@@ -130,17 +137,22 @@ def conversation_data(
     rendered = rendered_once(
         folder / RENDERED_FILE, chat.key(texts, data), lambda: chat.render(texts, data)
     )
-    count = len(training) * (2 if objective in OF_PAIRS else 1)
-    rows = _rows(rendered[:count], objective, data)
+    each = 2 if objective in OF_PAIRS else 1
+    count = len(training) * each
+    learned, others = _kept(rendered[:count], each), _kept(rendered[count:], each)
+    if not learned:
+        raise TrainingError(f"all of {data.train} is too long; make data.max_tokens larger")
+    rows = _rows(learned, objective, data)
     report = RenderingReport.of(
-        rendered[:count],
+        learned,
         format_name=format_name,
+        num_left_out=count - len(learned),
         sampled=[text for _, text in texts[: min(count, SAMPLED)]],
         tokenizer=chat.tokenizer,
     )
     return Data(
         stream=Shuffled(rows, seed),
-        validation=_rows(rendered[count:], objective, data) if held_out else None,
+        validation=_rows(others, objective, data) if others else None,
         summary=_summary(report, rows, data),
         report=report,
     )
@@ -182,6 +194,21 @@ def texts_of(example: Example) -> tuple[Text, ...]:
     return (example.text,) if isinstance(example, Judgement) else (example,)
 
 
+def _rendered(renderer: Renderer, text: Text, where: str, data: RecordData) -> Rendered:
+    try:
+        return renderer.render(text, where=where)
+    except TooLongError:
+        if data.too_long == "error":
+            raise
+        return left_out()
+
+
+def _kept(rendered: Sequence[Rendered], each: int) -> list[Rendered]:
+    """Without the examples, of `each` texts, that have one which is left out."""
+    examples = (rendered[i : i + each] for i in range(0, len(rendered), each))
+    return [text for texts in examples if all(len(t.ids) for t in texts) for text in texts]
+
+
 def _rows(rendered: Sequence[Rendered], objective: str, data: RecordData) -> Rows:
     if objective in OF_PAIRS:
         return PreferenceRows(list(zip(rendered[::2], rendered[1::2], strict=True)))
@@ -194,6 +221,8 @@ def _summary(report: RenderingReport, rows: Rows, data: RecordData) -> str:
         f"{report.format}: {len(rows):,} rows of {report.num_texts:,} texts, "
         f"{report.num_tokens:,} tokens, {report.num_learned:,} learned"
     )
+    if report.num_left_out:
+        told += f"; {report.num_left_out:,} too long to learn anything from were left out"
     if not report.num_cut:
         return told
     return (

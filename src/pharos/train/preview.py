@@ -119,16 +119,19 @@ def _told_conversations(report: RenderingReport) -> list[str]:
         f"{role}: {count.turns:,} times, {count.tokens:,} tokens"
         for role, count in report.roles.items()
     )
-    cut = (
-        [f"{report.num_cut:,} texts were cut at their ends and lost {report.tokens_cut:,} tokens"]
-        if report.num_cut
-        else []
-    )
+    lost = {
+        f"{report.num_cut:,} texts were cut at their ends and lost {report.tokens_cut:,} tokens": (
+            report.num_cut
+        ),
+        f"{report.num_left_out:,} were too long to learn anything from, and are left out": (
+            report.num_left_out
+        ),
+    }
     return [
         f"{report.num_texts:,} texts ({report.format}) of {report.shortest:,} to "
         f"{report.longest:,} tokens, half of them at most {report.median:,}",
         f"{report.num_learned:,} of {report.num_tokens:,} tokens are learned",
-        *cut,
+        *(line for line, count in lost.items() if count),
         f"In the first {report.num_sampled:,}, {'; '.join(roles)}",
     ]
 

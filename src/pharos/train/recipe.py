@@ -123,7 +123,8 @@ class RecordData:
 
     Conversations (sft, dpo, reward) are of a `format` that is known by its keys. `template` is a
     built-in chat template or a file (default: the model's own). With `packing`, rows hold as many
-    whole conversations as fit, kept apart; else each is a row."""
+    whole conversations as fit, kept apart; else each is a row. `too_long` is what becomes of an
+    example whose answer begins behind `max_tokens`."""
 
     train: str
     validation: float | str = 0.1
@@ -138,6 +139,7 @@ class RecordData:
     format: FormatName | None = None
     template: str | None = None
     packing: bool = False
+    too_long: Literal["error", "leave_out"] = "error"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

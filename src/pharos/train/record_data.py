@@ -125,9 +125,9 @@ USED = {
     "question_answering": {"stride"},
     "info_nce": {"text", "text_b"},
     "sigmoid_pairs": {"text", "text_b"},
-    "sft": {"format", "template", "packing"},
-    "dpo": {"format", "template"},
-    "reward": {"format", "template"},
+    "sft": {"format", "template", "packing", "too_long"},
+    "dpo": {"format", "template", "too_long"},
+    "reward": {"format", "template", "too_long"},
     "ppo": {"text", "label", "template"},
     "grpo": {"text", "label", "template"},
 }
