@@ -13,13 +13,10 @@ attention's, at most at the rate of one large matrix product (measured here).
 
 import argparse
 import json
-import multiprocessing
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.hardware import describe
+from benchmarks.in_turn import Measure, in_turn
 from benchmarks.peers import versions
 
 from pharos.data.order import Shuffled
@@ -115,7 +113,7 @@ class Stamps(Observer):
         self.times.append(time.perf_counter())
 
 
-def ours(shape: Shape, dtype: str) -> Callable[[], list[float]]:
+def ours(shape: Shape, dtype: str) -> Measure:
     model = new_model(shape.config(), "causal_lm").train()
     objective = new_objective("causal_lm", {}, Vocabulary(size=shape.vocab_size))
     source = TokenArrays.of_documents([random_tokens(shape)])
@@ -129,7 +127,7 @@ def ours(shape: Shape, dtype: str) -> Callable[[], list[float]]:
         log_every=1,
     )
 
-    def run() -> list[float]:
+    def run() -> tuple[list[float], int]:
         stamps = Stamps()
         with tempfile.TemporaryDirectory(prefix="pharos-training-") as name:
             Trainer(
@@ -148,12 +146,12 @@ def ours(shape: Shape, dtype: str) -> Callable[[], list[float]]:
                 ),
                 observers=[stamps],
             ).run()
-        return stamps.times
+        return stamps.times, memory_in_use(torch.device("cpu"))
 
     return run
 
 
-def peer(shape: Shape, dtype: str) -> Callable[[], list[float]]:
+def peer(shape: Shape, dtype: str) -> Measure:
     transformers = import_module("transformers")
     transformers.logging.set_verbosity_error()
     raw = {key: value for key, value in shape.config().items() if key != "architectures"}
@@ -172,7 +170,7 @@ def peer(shape: Shape, dtype: str) -> Callable[[], list[float]]:
         ids = torch.stack([example["input_ids"] for example in examples])
         return {"input_ids": ids, "labels": ids}
 
-    def run() -> list[float]:
+    def run() -> tuple[list[float], int]:
         times = Times()
         with tempfile.TemporaryDirectory(prefix="pharos-training-") as name:
             arguments = transformers.TrainingArguments(
@@ -194,48 +192,26 @@ def peer(shape: Shape, dtype: str) -> Callable[[], list[float]]:
                 data_collator=collate,
                 callbacks=[times],
             ).train()
-        return times.times
+        return times.times, memory_in_use(torch.device("cpu"))
 
     return run
 
 
 SIDES = {"ours": ours, "peer": peer}
-loaded: list[tuple[Shape, Callable[[], list[float]]]] = []
-"""In a process of one side: what it trains with."""
 
 
-def load_side(side: str, shape: Shape, dtype: str) -> None:
-    loaded.append((shape, SIDES[side](shape, dtype)))
-    loaded[0][1]()
-
-
-def time_steps(_: int) -> tuple[float, int]:
-    """Tokens a second over the steps after the first, and the peak of memory so far."""
-    shape, run = loaded[0]
-    times = run()
-    tokens = (len(times) - 1) * shape.rows * shape.length
-    return tokens / (times[-1] - times[0]), memory_in_use(torch.device("cpu"))
+def best_of(shape: Shape, taken: Sequence[tuple[list[float], int]]) -> Side:
+    """Of several runs: when each step was over, and the peak of memory so far."""
+    speeds = [
+        (len(times) - 1) * shape.rows * shape.length / (times[-1] - times[0]) for times, _ in taken
+    ]
+    return Side(tokens_per_second=max(speeds), peak_bytes=max(peak for _, peak in taken))
 
 
 def compare(name: str, dtype: str) -> Comparison:
     shape = SHAPES[name]
-    measured: dict[str, list[tuple[float, int]]] = defaultdict(list)
-    context = multiprocessing.get_context("spawn")
-    with ExitStack() as stack:
-        pools = {
-            side: stack.enter_context(context.Pool(1, load_side, (side, shape, dtype)))
-            for side in SIDES
-        }
-        for number in range(ROUNDS):
-            for side, pool in pools.items():
-                measured[side].append(pool.apply(time_steps, (number,)))
-    best = {
-        side: Side(
-            tokens_per_second=max(speed for speed, _ in taken),
-            peak_bytes=max(peak for _, peak in taken),
-        )
-        for side, taken in measured.items()
-    }
+    measured = in_turn(SIDES, (shape, dtype), rounds=ROUNDS)
+    best = {side: best_of(shape, taken) for side, taken in measured.items()}
     flops = 3 * describe_config(shape.config(), "causal_lm").flops_per_token(shape.length // 2)
     rate = peak_flops(torch.device("cpu"), getattr(torch, dtype))
     return Comparison(

@@ -78,7 +78,7 @@ def spoken_log_probs(model: CausalLM, x_BTD: Tensor, labels_BT: Tensor) -> Tenso
     if len(x_ND) <= chunk:
         found_N = of_chunk(x_ND, labels_N)
     else:
-        pairs = zip(x_ND.split(chunk), labels_N.split(chunk), strict=True)
+        pairs = zip(torch.split(x_ND, chunk), torch.split(labels_N, chunk), strict=True)
         parts = [
             checkpoint(of_chunk, x_CD, labels_C, use_reentrant=False, preserve_rng_state=False)
             for x_CD, labels_C in pairs
