@@ -14,7 +14,7 @@ SOURCES := src tests docs examples benchmarks
 LOWER_TESTS := $(wildcard tests/core tests/ops tests/models tests/adapt tests/quant tests/train)
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -36,6 +36,9 @@ demo: $(STAMP) ## build a library from documents at hand, and ask it
 
 test: $(STAMP) ## run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -q
+
+test-long: $(STAMP) ## run the tests that take minutes
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -m long
 
 format: $(STAMP) ## format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
@@ -62,4 +65,4 @@ clean: ## remove .venv, caches and the demo
 	@rm -rf $(VENV) demo-library .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find src tests docs -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help install demo test format lint types docs docs-write gpu clean
+.PHONY: help install demo test test-long format lint types docs docs-write gpu clean

@@ -184,7 +184,7 @@ def test_a_state_that_cannot_be_placed_names_optimizers_that_can(result: Result)
     assert "choose the optimizer adamw or muon" in message
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fifty_losses_are_those_of_one_process(tmp_path: Path) -> None:
     found = reader(tmp_path, SLOW)
     for checks in (TWO_RANKS, FOUR_RANKS, *ONLY_SLOW.values()):
