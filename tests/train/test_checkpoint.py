@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from pharos.core import TrainingError
 from pharos.models.load import new_model
@@ -58,6 +59,12 @@ def test_a_checkpoint_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
 
     with pytest.raises(TrainingError, match=r"step-00000002: .*No space left.*step 1 is complete"):
         checkpoints.save(2, fail)
+
+    def fail_in_safetensors(folder: Path) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(TrainingError, match=r"step-00000002: .*No space left.*step 1 is complete"):
+        checkpoints.save(2, fail_in_safetensors)
     assert checkpoints.steps() == [1]
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 

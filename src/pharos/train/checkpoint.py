@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from pharos.core.errors import TrainingError
@@ -25,6 +26,8 @@ from pharos.models.load import family_of, load_model, save_model, task_of
 
 STATE_FILE = "training.pt"
 PARTIAL = ".partial"
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+"""What torch and safetensors raise where a disk is full."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +82,7 @@ class Checkpoints:
             flush(partial)
             partial.rename(final)
             _flush_entry(self.folder)
-        except (OSError, RuntimeError) as error:
+        except WRITE_ERRORS as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise TrainingError(
                 f"{final}: the checkpoint could not be written ({error}); free space there or name "

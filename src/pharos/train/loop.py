@@ -15,6 +15,7 @@ as if nothing had happened, and evaluating or sampling in between disturbs nothi
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -32,7 +33,7 @@ from pharos.train.gradients import GradientScaler
 from pharos.train.interruption import Interruption
 from pharos.train.loader import Batches
 from pharos.train.loop_config import DTYPES, LoopConfig
-from pharos.train.meter import Meter, total_loss
+from pharos.train.meter import Meter, num_tokens, total_loss
 from pharos.train.objective import Batch, Objective
 from pharos.train.ranks import Ranks
 from pharos.train.rl.on_policy import OnPolicy
@@ -120,13 +121,14 @@ class Trainer:
                 steps = iter(loader)
                 while self.step < self.config.steps and not is_stopped:
                     record = self.train_step(next(steps), meter, loader)
+                    is_best = self._evaluates() and self._evaluate_and_tell()
                     if self._evaluates():
-                        self._evaluate_and_tell()
                         meter.restart(loader)
                     self._tell(record)
-                    is_stopped = self._any(interruption.is_asked)
+                    is_stopped = self.ranks.any_of_world(interruption.is_asked)
                     is_last = self.step == self.config.steps
-                    if is_stopped or _is_due(self.config.checkpoint_every, self.step, is_last):
+                    is_due = _is_due(self.config.checkpoint_every, self.step, is_last)
+                    if is_stopped or is_due or (is_best and self.config.keep.keep_best):
                         self._save_and_tell()
                         meter.restart(loader)
         finally:
@@ -147,7 +149,9 @@ class Trainer:
         self._watch(losses, batches)
         norm = self._update(batches)
         self.step += 1
-        meter.count(batches)
+        (tokens,) = self.ranks.sums([float(sum(num_tokens(batch) for batch in batches))])
+        self.tokens += int(tokens)
+        meter.count(int(tokens))
         is_last = self.step == self.config.steps
         is_due = _is_due(self.config.log_every, self.step, is_last) or self.step == 1
         return meter.record(losses, norm, loader) if is_due or self._evaluates() else None
@@ -196,9 +200,6 @@ class Trainer:
             name: value / max(counts.get(name, first), 1.0)
             for name, value in zip(names, sums, strict=True)
         }
-
-    def _any(self, is_asked: bool) -> bool:
-        return self.ranks.sums([float(is_asked)])[0] > 0
 
     # -- around a step
 
@@ -288,12 +289,16 @@ class Trainer:
             samples=samples,
         )
 
-    def _evaluate_and_tell(self) -> None:
+    def _evaluate_and_tell(self) -> bool:
+        """Whether it is the best so far."""
         evaluation = self.evaluate()
-        if self.best is None or evaluation.val_loss < self.best[0]:
-            self.best = (evaluation.val_loss, self.step)
         for observer in self.observers:
             observer.on_evaluation(evaluation)
+        cost = -evaluation.losses.get("score", -evaluation.val_loss)  # a policy: by its rewards
+        is_best = math.isfinite(cost) and (self.best is None or cost < self.best[0])
+        if is_best:
+            self.best = (cost, self.step)
+        return is_best
 
     def averaged(self) -> AbstractContextManager[object]:
         """Within the block the model has the averaged weights, if there are any."""
@@ -360,7 +365,7 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
-        if self.watchdog is not None:
+        if self.watchdog is not None and state["watchdog"] is not None:
             self.watchdog.load_state_dict(state["watchdog"])
         if self.carried is not None:
             self.carried.load_state_dict(state["carried"])

@@ -1,7 +1,7 @@
 """Times, tokens and losses between two records of a run."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pharos.train.events import StepRecord
@@ -27,16 +27,15 @@ class Meter:
         self.started, self.tokens, self.steps = time.perf_counter(), 0, 0
         self.waited_before = loader.waited_s if loader else 0.0
 
-    def count(self, batches: Sequence[Batch]) -> None:
-        self.tokens += sum(num_tokens(batch) for batch in batches)
+    def count(self, tokens: int) -> None:
+        """A step is over, in which all ranks together had so many."""
+        self.tokens += tokens
         self.steps += 1
 
     def record(self, losses: Mapping[str, float], norm: float, loader: Batches) -> StepRecord:
         trainer = self.trainer
-        (tokens,) = trainer.ranks.sums([float(self.tokens)])
         seconds = time.perf_counter() - self.started
-        trainer.tokens += int(tokens)
-        speed = tokens / seconds
+        speed = self.tokens / seconds
         record = StepRecord(
             step=trainer.step,
             train_loss=total_loss(losses, trainer.objective.weights),

@@ -26,7 +26,7 @@ class Ranks:
     def of_world(cls, device: torch.device | None = None) -> Self:
         """All processes, if `torch.distributed` is up; else this one."""
         if not (dist.is_available() and dist.is_initialized()):
-            return cls()
+            return cls(device=device or torch.device("cpu"))
         rank = dist.get_rank()
         device = device or torch.device("cpu")
         group = dist.group.WORLD
@@ -46,6 +46,14 @@ class Ranks:
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total, group=self.group)
         return [float(value) for value in total]
+
+    def any_of_world(self, flag: bool) -> bool:
+        """Is it true of some process, those that share rows included?"""
+        if self.processes == 1:
+            return flag
+        count = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(count)
+        return bool(count)
 
     def barrier(self) -> None:
         """Wait for every process of the world."""

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,11 +26,13 @@ from pharos.core.errors import TrainingError
 from pharos.core.nouns import SamplingParams
 from pharos.data.rows import Rows, row_generator
 from pharos.data.tokenizer import Tokenizer
+from pharos.models.checkpoint import read_config
 from pharos.models.describe import describe
 from pharos.models.family import Body, Model, Task
 from pharos.models.generation import Generation
 from pharos.models.heads import CausalLM
 from pharos.models.load import new_model
+from pharos.models.resolve import find_model
 from pharos.train.activation_checkpoint import checkpoint_activations
 from pharos.train.adaptation import AdapterRunner, adapt, check_all_saved, read_adaptation
 from pharos.train.checkpoint import Checkpoints, save_module
@@ -39,6 +42,7 @@ from pharos.train.loop import Trainer
 from pharos.train.loop_config import DTYPES
 from pharos.train.metrics_log import METRICS_FILE, MetricsLog, read_metrics
 from pharos.train.objective import Batch
+from pharos.train.objectives import OBJECTIVES
 from pharos.train.objectives.contrastive import InfoNCE, SigmoidPairs
 from pharos.train.optimizers import make_optimizer
 from pharos.train.parallel import (
@@ -70,6 +74,7 @@ from pharos.train.step import Step
 from pharos.train.step_zero import check_vocabulary
 
 MODEL_FOLDER, ADAPTER_FOLDER = "model", "adapter"
+PREPARATION_TIME = timedelta(days=1)
 
 
 @contextmanager
@@ -88,7 +93,10 @@ def processes(recipe: Recipe) -> Iterator[Ranks]:
         yield Ranks(device=device_of(recipe))
         return
     device = device_of(recipe)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PREPARATION_TIME)  # the first one makes the data
     try:
         yield Ranks.of_world(device)
     finally:
@@ -118,6 +126,7 @@ class Run:
             is_frozen=recipe.adapter is not None,
         )
         self._check_model(self.network, parts.task)
+        self._check_sample()
         self.task = parts.task
         # Of a frozen weight there is no gradient: two passes over it, not three.
         passes = 3 if recipe.adapter is None else 2
@@ -177,14 +186,18 @@ class Run:
         recipe, config = self.recipe, self.recipe.training
         config.micro_batch(self.parallel.rows)
         Schedule(recipe.schedule, steps=config.steps)
-        if recipe.model.config is not None:
-            check_parallel(
-                self.parallel,
-                world=self.ranks.processes,
-                model=model_config(recipe.model.config),
-                task=str(recipe.model.task or recipe.objective["name"]),
-                num_micro_batches=self._num_micro_batches(),
-            )
+        section, name = recipe.model, str(recipe.objective["name"])
+        folder = section.load or section.student_of
+        raw = section.config if folder is None else read_config(find_model(folder).path)
+        assert raw is not None, "a section has one of three"
+        task = getattr(OBJECTIVES[name].build, "task", name) if name in OBJECTIVES else name
+        check_parallel(
+            self.parallel,
+            world=self.ranks.processes,
+            model=model_config(raw),
+            task=task if isinstance(task, str) else name,
+            num_micro_batches=self._num_micro_batches(),
+        )
         is_whole = self.parallel.world == self.parallel.data
         for key in ("ema", "compile"):
             if getattr(config, key) and not is_whole:
@@ -376,13 +389,32 @@ class Run:
             ]
         )
 
+    def _sample_prompts(self) -> list[list[int]]:
+        assert self.recipe.sample is not None
+        encode = self.chat.prompt_ids if self.chat else self.tokenizer.encode
+        return [list(encode(prompt)) for prompt in self.recipe.sample.prompts]
+
+    def _check_sample(self) -> None:
+        """What cannot be sampled is found before hours of training."""
+        if self.recipe.sample is None:
+            return
+        if not isinstance(self.network, CausalLM):
+            self.say("sample is left out: only a decoder continues texts")
+            return
+        longest = max(map(len, self._sample_prompts()))
+        most = self.network.body.max_positions
+        if most is not None and longest >= most:
+            raise TrainingError(
+                f"sample.prompts: one has {longest} tokens, and the model {most} positions, which "
+                "leaves none to write in; shorten it"
+            )
+
     def _sample(self, model: nn.Module) -> tuple[str, ...]:
         section, tokenizer = self.recipe.sample, self.tokenizer
         model = model.policy if isinstance(model, ActorCritic) else model
         if section is None or not isinstance(model, CausalLM):
             return ()
-        encode = self.chat.prompt_ids if self.chat else tokenizer.encode
-        prompts = [encode(prompt) for prompt in section.prompts]
+        prompts = self._sample_prompts()
         room = (model.body.max_positions or sys.maxsize) - max(map(len, prompts))
         params = SamplingParams(
             max_tokens=min(section.max_tokens, room),

@@ -100,7 +100,9 @@ class Preparation:
             return shards
         folder = self.folder / name
         if is_shards(folder):
-            return Shards.open(folder)
+            shards = Shards.open(folder)
+            shards.require_tokenizer(tokenizer)
+            return shards
         texts = self.texts(name)
         self.say(f"Tokenizing {name}")
         return tokenize_texts(texts, tokenizer, folder, workers=self.workers)

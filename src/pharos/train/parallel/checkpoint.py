@@ -28,11 +28,11 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from pharos.core.errors import TrainingError
+from pharos.train.checkpoint import PARTIAL, WRITE_ERRORS, flush
 from pharos.train.parallel.apply import unwrapped
 from pharos.train.parallel.pipeline import PipelineRunner
 
 MODEL, OPTIMIZER = "model.", "optimizer."
-PARTIAL = ".partial"
 
 
 def save_sharded(
@@ -206,7 +206,8 @@ def _make_anew(folder: Path) -> None:
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:
-    """Rename, over an older one of the same name if there is one."""
+    """Have it on the disk and rename it, over an older one of the same name if there is one."""
+    flush(partial)
     if not folder.exists():
         partial.rename(folder)
         return
@@ -230,7 +231,7 @@ def _together(folder: Path, act: Callable[[], object]) -> None:
         act()
     except TrainingError as error:
         problem = str(error)
-    except (OSError, RuntimeError, CheckpointException) as error:
+    except (*WRITE_ERRORS, CheckpointException) as error:
         problem = (
             f"{folder}: the checkpoint could not be written on rank {rank} ({error}); free space "
             "there or name another output, then resume from the checkpoint before it"
