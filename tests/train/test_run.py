@@ -295,6 +295,11 @@ def test_a_body_gets_a_new_head_for_classes(folder: Path, tmp_path: Path) -> Non
     assert trained.config.labels == ("even", "odd")
 
 
+def source_named(name: str, *, weight: float = 1.0, **changes: Any) -> dict[str, Any]:
+    source = {"path": "texts.jsonl", "weight": weight}
+    return {"data": {"sources": {name: source}, "sequence_length": 24, **changes}}
+
+
 @pytest.mark.parametrize(
     ("sections", "says"),
     [
@@ -316,6 +321,22 @@ def test_a_body_gets_a_new_head_for_classes(folder: Path, tmp_path: Path) -> Non
         ({"training": training(precision="int8")}, "training.precision is 'int8'; choose from"),
         ({"device": "cuda"}, "device is cuda, and there is none"),
         ({"seed": -1}, "seed is -1"),
+        ({"data": {"train": "x", "max_token": 3}}, "data.max_token: .* did you mean max_tokens?"),
+        (source_named("tokenizer"), "sources.tokenizer has a name that the run needs itself"),
+        (source_named("../x"), r"sources has the name '../x'; it may have letters"),
+        (source_named(".x"), r"sources has the name '.x'; it may have letters"),
+        (source_named("x", weight=-1), "the weight of x is -1.0; it must be 0 or more"),
+        (
+            source_named("x", milestones=[{"step": 1, "weights": {"y": 1}}]),
+            "milestones names 'y', which is no source; there are x",
+        ),
+        ({"data": {"train": "x", "validation": 1.0}}, "validation is 1.0; it is a share"),
+        ({"data": {"train": "x", "max_tokens": 0}}, "max_tokens is 0; it must be at least 1"),
+        ({"data": {"train": "x", "stride": -1}}, "stride is -1; it must be 0 or more"),
+        ({"sample": {"prompts": []}}, "prompts is empty; name at least one"),
+        ({"sample": {"prompts": ["a"], "max_tokens": 0}}, "max_tokens is 0; it must be at least"),
+        ({"sample": {"prompts": ["a"], "temperature": -1}}, "temperature is -1.0; it must be 0"),
+        ({"sample": {"prompts": ["a"], "top_k": -1}}, "top_k is -1; it must be 0"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused_before_anything_is_made(

@@ -30,6 +30,25 @@ class Outer:
     free: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    path: str
+    width: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Either:
+    part: Inner | Other
+
+
+def test_of_several_classes_the_one_with_most_of_the_keys_tells_what_is_wrong() -> None:
+    assert read_settings(Either, {"part": {"path": "x"}}).part == Other(path="x")
+    with pytest.raises(TrainingError, match=r"part.widht: .*did you mean width\?"):
+        read_settings(Either, {"part": {"path": "x", "widht": 2}})
+    with pytest.raises(TrainingError, match="part: size is 0"):
+        read_settings(Either, {"part": {"size": 0}})
+
+
 def test_keys_become_fields_at_any_depth() -> None:
     raw = {
         "steps": 3,

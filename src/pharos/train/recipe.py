@@ -6,7 +6,9 @@ dealt, sequences longer than the model, meshes larger than the world.
 
 import hashlib
 import json
+import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -108,12 +110,47 @@ class TextData:
     def __post_init__(self) -> None:
         if not self.sources:
             raise ValueError("sources is empty; name at least one")
+        for name, source in self.sources.items():
+            _check_source(name, source.weight)
+        for milestone in self.milestones:
+            for name, weight in milestone.weights.items():
+                if name not in self.sources:
+                    raise ValueError(
+                        f"milestones names {name!r}, which is no source; there are "
+                        f"{', '.join(self.sources)}"
+                    )
+                _check_weight(name, weight)
         if self.sequence_length < 2:
             raise ValueError(f"sequence_length is {self.sequence_length}; it must be at least 2")
-        if isinstance(self.validation, float) and not 0 <= self.validation < 1:
-            raise ValueError(
-                f"validation is {self.validation}; it is a share, 0 (none) to below 1, or a path"
-            )
+        _check_share(self.validation)
+
+
+def _check_source(name: str, weight: float) -> None:
+    """A source's name is that of its folder, beside the folders that a run makes itself."""
+    if name in OWN_FOLDERS:
+        raise ValueError(f"sources.{name} has a name that the run needs itself; choose another")
+    if not SOURCE_NAME.fullmatch(name):
+        raise ValueError(
+            f"sources has the name {name!r}; it may have letters, digits, '_', '-' and '.', and "
+            "must not begin with '.'"
+        )
+    _check_weight(name, weight)
+
+
+def _check_weight(name: str, weight: float) -> None:
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"the weight of {name} is {weight}; it must be 0 or more")
+
+
+def _check_share(validation: float | str) -> None:
+    if isinstance(validation, float) and not 0 <= validation < 1:
+        raise ValueError(
+            f"validation is {validation}; it is a share, 0 (none) to below 1, or a path"
+        )
+
+
+OWN_FOLDERS = ("validation", "tokenizer")
+SOURCE_NAME = re.compile(r"(?!\.)[\w.-]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +178,13 @@ class RecordData:
     packing: bool = False
     too_long: Literal["error", "leave_out"] = "error"
 
+    def __post_init__(self) -> None:
+        _check_share(self.validation)
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+        if self.stride < 0:
+            raise ValueError(f"stride is {self.stride}; it must be 0 or more")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleSection:
@@ -150,6 +194,18 @@ class SampleSection:
     max_tokens: int = 100
     temperature: float = 0.8
     top_k: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise ValueError("prompts is empty; name at least one, or leave sample out")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+        if not self.temperature >= 0:
+            raise ValueError(
+                f"temperature is {self.temperature}; it must be 0 (always the likeliest) or more"
+            )
+        if self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}; it must be 0 (all tokens) or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

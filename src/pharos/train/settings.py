@@ -41,7 +41,7 @@ def read_settings(kind: type[S], raw: object, where: str = "") -> S:
 
 
 def override(raw: dict[str, Any], assignment: str, value: object) -> None:
-    """Set the value under a dotted key (`loop.steps`), making the sections on the way."""
+    """Set the value under a dotted key (`training.steps`), making the sections on the way."""
     *sections, last = assignment.split(".")
     for section in sections:
         inner = raw.setdefault(section, {})
@@ -75,6 +75,9 @@ def _read_union(kind: Any, value: object, where: str) -> Any:
     choices = get_args(kind)
     if value is None and type(None) in choices:
         return None
+    classes = [choice for choice in choices if is_dataclass(choice)]
+    if classes and isinstance(value, Mapping):
+        return _read(_nearest(classes, value), value, where)
     errors = []
     for choice in choices:
         if choice is not type(None):
@@ -83,6 +86,11 @@ def _read_union(kind: Any, value: object, where: str) -> Any:
             except TrainingError as error:
                 errors.append(error)
     raise errors[0]
+
+
+def _nearest(classes: Sequence[Any], value: Mapping[Any, Any]) -> Any:
+    """The class that is most likely meant: it has most of the keys."""
+    return max(classes, key=lambda one: sum(field.name in value for field in fields(one)))
 
 
 def _read_sequence(kind: Any, value: object, where: str) -> tuple[Any, ...]:
