@@ -2,20 +2,28 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer
 from torch import Tensor
 
+from pharos.cli.train import read_recipe_file
+from pharos.cli.train import train as train_command
 from pharos.core import TrainingError
+from pharos.data.tokenizer import Tokenizer
 from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
 from pharos.models.load import load_model, new_model, save_model
-from pharos.train.events import Observer, StepRecord
-from pharos.train.recipe import read_recipe
+from pharos.train.events import Observer, RunFacts, StepRecord
+from pharos.train.metrics_log import METRICS_FILE, MetricsLog, read_metrics
+from pharos.train.recipe import ModelSection, read_recipe
+from pharos.train.rl.rewards import RewardSection, final_number
 from pharos.train.run import open_run
+from pharos.train.start import first_model
 
 STORY = "the lighthouse of pharos stood beside a library and its keeper read every night"
 WORDS = STORY.split()
@@ -347,3 +355,62 @@ def test_a_recipe_that_cannot_be_is_refused_before_anything_is_made(
     with pytest.raises((TrainingError, ValueError), match=says):
         train(recipe(folder, tmp_path / "run", **sections))
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("output: x\ntraining: {steps: 1}\nseed: 1\ntraining: {steps: 2}\n")
+    with pytest.raises(TrainingError, match="line 4: training is given twice; keep one"):
+        read_recipe_file(path, [])
+
+
+@pytest.mark.parametrize("other", ["resume", "tensorboard"])
+def test_a_preview_is_refused_with_what_is_for_training(other: str, tmp_path: Path) -> None:
+    with pytest.raises(typer.BadParameter, match=f"leave out --{other}"):
+        train_command(tmp_path / "any.yaml", preview=True, **{other: True})
+
+
+def test_a_loss_that_is_not_finite_is_null_in_the_log(tmp_path: Path) -> None:
+    path = tmp_path / METRICS_FILE
+    path.write_text('{"step": 1, "train_loss": NaN, "mfu": null}\n{"step": 2, "train_loss": 1.0}\n')
+    sizes = {"num_parameters": 1, "num_trainable": 1, "rows_per_step": 1, "processes": 1}
+    facts = RunFacts(output=tmp_path, steps=2, first_step=2, device="cpu", peak_flops=0.0, **sizes)
+    MetricsLog(tmp_path).on_start(facts)
+    assert json.loads(path.read_text().splitlines()[0])["train_loss"] is None
+    first, second = read_metrics(path)
+    assert math.isnan(first["train_loss"]) and first["mfu"] is None
+    assert second == {"step": 2, "train_loss": 1.0}
+    assert [each.name for each in tmp_path.iterdir()] == [METRICS_FILE]
+
+
+@pytest.mark.parametrize(("text", "number"), [("10-7", "7"), ("(2)-7", "7"), ("x = -7", "-7")])
+def test_a_dash_behind_something_is_no_sign(text: str, number: str) -> None:
+    assert final_number(text, number) == 1
+
+
+def test_a_reward_model_of_another_vocabulary_is_refused(folder: Path, tmp_path: Path) -> None:
+    llama = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 16}
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 420}
+    save_model(new_model({**llama, **sizes}, "reward", seed=0), tmp_path)
+    section, cpu = RewardSection(model=str(tmp_path)), torch.device("cpu")
+    own, other = (Tokenizer.load(folder / kind) for kind in ("bpe", "wordpiece"))
+    own.save(tmp_path)
+    section.scorer(own, device=cpu)
+    with pytest.raises(TrainingError, match="has another vocabulary than the model"):
+        section.scorer(other, device=cpu)
+
+
+def test_a_frozen_body_under_a_new_head_stays_as_it_is_stored(tmp_path: Path) -> None:
+    stored = new_model({**BERT, "vocab_size": 420}, "masked_lm", seed=3)
+    save_model(stored.to(torch.bfloat16), tmp_path)
+    for is_frozen, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        model = first_model(
+            ModelSection(load=str(tmp_path)),
+            "sequence_classification",
+            vocab_size=420,
+            labels=("a", "b"),
+            special_ids={},
+            seed=0,
+            is_frozen=is_frozen,
+        )
+        assert {parameter.dtype for parameter in model.body.parameters()} == {dtype}

@@ -49,6 +49,9 @@ def train(
     from pharos.cli.terminal import note, print_json, shown_path
     from pharos.train.run import open_run
 
+    if preview and (resume or tensorboard):
+        other = "--resume" if resume else "--tensorboard"
+        raise typer.BadParameter(f"--preview trains nothing: leave out {other}, or --preview")
     told = read_recipe_file(recipe, overrides or [])
     if preview:
         show_preview(told, as_json)
@@ -101,13 +104,32 @@ def write_recipe(recipe: "Recipe", output: Path) -> None:
     (output / "recipe.yaml").write_text(text, encoding="utf-8")
 
 
+MERGE = "tag:yaml.org,2002:merge"
+
+
 def _yaml(text: str, where: str) -> Any:
     import yaml
 
     from pharos.core import TrainingError
 
+    class Strict(yaml.SafeLoader):
+        """Of a key that is given twice, PyYAML would silently take the last."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            given: set[str] = set()
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode) or key.tag == MERGE:
+                    continue
+                if key.value in given:
+                    raise TrainingError(
+                        f"{where}, line {key.start_mark.line + 1}: {key.value} is given twice; "
+                        "keep one of them"
+                    )
+                given.add(key.value)
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=Strict)
     except yaml.YAMLError as error:
         raise TrainingError(f"{where} is not YAML: {error}") from error
 

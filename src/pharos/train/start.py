@@ -78,6 +78,8 @@ def _loaded(
     body = load_model(name, task="body", dtype=dtype)
     own: nn.Module = model.body  # type: ignore[assignment]
     own.load_state_dict(body.state_dict())
+    for parameter, stored in zip(own.parameters(), body.parameters(), strict=True):
+        parameter.data = parameter.data.to(stored.dtype)
     return model
 
 

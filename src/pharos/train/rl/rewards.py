@@ -20,9 +20,12 @@ import torch
 
 from pharos.core.errors import TrainingError
 from pharos.data.rows import Row
+from pharos.data.shard_index import vocabulary_fingerprint
 from pharos.data.tokenizer import Tokenizer
+from pharos.models.family import Model
 from pharos.models.heads import Reward
 from pharos.models.load import load_model
+from pharos.models.resolve import find_model
 
 
 class Completion(NamedTuple):
@@ -58,14 +61,32 @@ class RewardSection:
             )
 
     def scorer(self, tokenizer: Tokenizer, *, device: torch.device) -> Scorer:
-        """Raises TrainingError for a function that cannot be found."""
+        """Raises TrainingError for a function that cannot be found, and for a reward model that
+        reads other ids than the tokenizer's."""
         if self.verifier is not None:
             return of_texts(VERIFIERS[self.verifier], tokenizer)
         if self.function is not None:
             return of_texts(_imported(self.function), tokenizer)
         assert self.model is not None
         model = load_model(self.model, task="reward", dtype=torch.float32, device=device)
+        _check_vocabulary(self.model, model, tokenizer)
         return RewardModelScorer(cast(Reward, model))
+
+
+def _check_vocabulary(name: str, model: Model, tokenizer: Tokenizer) -> None:
+    """By the tokenizer beside the reward model, or, where there is none, by its size."""
+    folder = find_model(name).path
+    if (folder / "tokenizer.json").is_file():
+        is_same = vocabulary_fingerprint(Tokenizer.load(folder)) == vocabulary_fingerprint(
+            tokenizer
+        )
+    else:
+        is_same = model.config.vocab_size >= tokenizer.vocab_size
+    if not is_same:
+        raise TrainingError(
+            f"objective.reward.model {name} has another vocabulary than the model that is trained, "
+            "and would misread what that says; name a reward model made with the same tokenizer"
+        )
 
 
 def of_texts(score: TextScore, tokenizer: Tokenizer) -> Scorer:
@@ -111,7 +132,8 @@ class RewardModelScorer:
 
 # -- verifiers
 
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+NUMBER = re.compile(r"(?:(?<![\w)])-)?\d[\d,]*(?:\.\d+)?")
+"""A dash behind a digit, a letter or a bracket is no sign: the last of `10-7` is 7."""
 
 
 def final_number(text: str, answer: str) -> float:
