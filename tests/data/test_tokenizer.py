@@ -191,9 +191,9 @@ def test_a_text_that_a_vocabulary_cannot_write_is_an_error_of_the_model() -> Non
     model = models.WordPiece(vocab={"a": 0}, unk_token="[UNK]")
     tokenizer = Tokenizer(tokenizers.Tokenizer(model))
     assert tokenizer.encode("a") == [0]
-    with pytest.raises(ModelError, match=r"cannot encode this text: .*UNK"):
+    with pytest.raises(ModelError, match=r"cannot encode this text: its vocabulary has no token"):
         tokenizer.encode("b")
-    with pytest.raises(ModelError, match=r"cannot encode these texts: .*UNK"):
+    with pytest.raises(ModelError, match=r"cannot encode these texts: its vocabulary has no token"):
         tokenizer.encode_batch(["b"])
     with pytest.raises(TypeError):
         tokenizer.encode(5)  # type: ignore[arg-type]
