@@ -20,7 +20,7 @@ from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
 from pharos.models.load import load_model, new_model, save_model
 from pharos.train.events import Observer, RunFacts, StepRecord
 from pharos.train.metrics_log import METRICS_FILE, MetricsLog, read_metrics
-from pharos.train.recipe import ModelSection, read_recipe
+from pharos.train.recipe import ModelSection, data_fingerprint, read_recipe
 from pharos.train.rl.rewards import RewardSection, final_number
 from pharos.train.run import open_run
 from pharos.train.start import first_model
@@ -341,6 +341,13 @@ def source_named(name: str, *, weight: float = 1.0, **changes: Any) -> dict[str,
         ({"data": {"train": "x", "validation": 1.0}}, "validation is 1.0; it is a share"),
         ({"data": {"train": "x", "max_tokens": 0}}, "max_tokens is 0; it must be at least 1"),
         ({"data": {"train": "x", "stride": -1}}, "stride is -1; it must be 0 or more"),
+        ({"model": {"config": GPT2, "task": "reward"}}, "model.task: there is no such key"),
+        ({"objective": {"name": "sft"}}, "which learns from records: give data.train instead"),
+        ({"data": {"train": "x"}}, "which learns from texts: give data.sources instead"),
+        (
+            {"objective": {"name": "distillation", "teacher": "x", "hard": {"name": "mlm"}}},
+            "unknown objective 'mlm'; choose from",
+        ),
         ({"sample": {"prompts": []}}, "prompts is empty; name at least one"),
         ({"sample": {"prompts": ["a"], "max_tokens": 0}}, "max_tokens is 0; it must be at least"),
         ({"sample": {"prompts": ["a"], "temperature": -1}}, "temperature is -1.0; it must be 0"),
@@ -414,3 +421,24 @@ def test_a_frozen_body_under_a_new_head_stays_as_it_is_stored(tmp_path: Path) ->
             is_frozen=is_frozen,
         )
         assert {parameter.dtype for parameter in model.body.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("section", [{"load": "."}, {"student_of": ".", "layers": 1}])
+def test_a_sequence_must_fit_a_model_that_is_loaded(
+    section: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(new_model({**GPT2, "n_positions": 8, "vocab_size": 420}, "causal_lm"), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TrainingError, match="sequence_length is 24, and the model has 8 positions"):
+        read_recipe(recipe(folder, tmp_path / "run", model=section))
+
+
+def test_prepared_data_is_that_of_the_settings_it_depends_on(folder: Path, tmp_path: Path) -> None:
+    def of(**sections: Any) -> str:
+        return data_fingerprint(read_recipe(recipe(folder, tmp_path, **sections)))
+
+    sources = {"stories": {"path": str(folder / "texts.jsonl"), "weight": 2.0}}
+    rows = text_data(folder, sources=sources, sequence_length=8, packing="concat", change="linear")
+    assert of(data=rows) == of()
+    assert of(data=text_data(folder, clean=True)) != of()
+    assert of(model={"load": "one"}) != of(model={"load": "another"})

@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pharos.adapt import PromptTuningConfig
-from pharos.core.errors import TrainingError
+from pharos.core.errors import ModelError, TrainingError
 from pharos.data.formats import FormatName
 from pharos.data.text_sources import Division
 from pharos.data.train_tokenizer import TokenizerConfig
+from pharos.models.checkpoint import read_config
 from pharos.models.config import ModelConfig
-from pharos.models.family import Task
 from pharos.models.load import family_of
+from pharos.models.resolve import find_model
 from pharos.train.adaptation import read_adaptation
 from pharos.train.loop_config import LoopConfig
+from pharos.train.objectives import OBJECTIVES
+from pharos.train.objectives.distillation import DistillationKeys
 from pharos.train.optimizers import OptimizerConfig
 from pharos.train.parallel import ParallelConfig
 from pharos.train.schedules import ScheduleConfig
@@ -37,13 +40,12 @@ DATA_FOLDER = "./data"
 class ModelSection:
     """One of three: `load` goes on from a folder (or a model's name); `config` is the content of a
     `config.json`, to begin with fresh weights; `student_of` with `layers` begins with every so
-    manieth layer of a folder's model. `task` is the head (default: what the objective needs)."""
+    manieth layer of a folder's model."""
 
     load: str | None = None
     config: Mapping[str, Any] | None = None
     student_of: str | None = None
     layers: int | None = None
-    task: Task | None = None
 
     def __post_init__(self) -> None:
         given = [key for key in ("load", "config", "student_of") if getattr(self, key) is not None]
@@ -243,6 +245,8 @@ class Recipe:
 def read_recipe(raw: Mapping[str, Any]) -> Recipe:
     """Raises TrainingError for what breaks a rule, naming key, value and remedy."""
     recipe = read_settings(Recipe, _expanded(raw))
+    _check_objective(recipe.objective)
+    _check_data(recipe)
     _check_adapter(recipe)
     _check_lengths(recipe)
     return recipe
@@ -262,11 +266,20 @@ def fingerprint(recipe: Recipe) -> str:
 
 
 def data_fingerprint(recipe: Recipe) -> str:
-    """Of the settings that prepared data depends on."""
-    told = [asdict(recipe.data), asdict(recipe.tokenizer), recipe.seed]
+    """Of the settings that prepared data depends on, the model that gives the tokenizer among them;
+    not of how rows are cut from the stored texts and mixed."""
+    data = asdict(recipe.data)
+    if isinstance(recipe.data, TextData):
+        data = {key: value for key, value in data.items() if key not in NOT_STORED}
+        for source in data["sources"].values():
+            del source["weight"]
+    begun_with = [recipe.model.load, recipe.model.student_of]
+    told = [data, asdict(recipe.tokenizer), begun_with, recipe.seed]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
+NOT_STORED = {"sequence_length", "packing", "milestones", "change"}
+"""Keys of `data` that change nothing in the stored texts and tokens."""
 HARMLESS = {
     "workers",
     "log_every",
@@ -284,6 +297,34 @@ HARMLESS = {
 CONTRASTIVE = {"info_nce", "sigmoid_pairs"}
 NEGATIVES = {"micro_batch_size"}
 """What the pairs of a micro-batch are compared with depends on its size."""
+
+
+def _check_objective(objective: Mapping[str, Any], where: str = "objective") -> None:
+    """Raises TrainingError for a name or a key that there is none of, here or in the language
+    model's own objective of a distillation."""
+    name = objective["name"]
+    if not isinstance(name, str) or name not in OBJECTIVES:
+        raise TrainingError(
+            f"unknown objective {name!r}; choose from {', '.join(sorted(OBJECTIVES))}"
+        )
+    keys = {key: value for key, value in objective.items() if key != "name"}
+    config: object = read_settings(OBJECTIVES[name].config, keys, where)
+    if isinstance(config, DistillationKeys):
+        _check_objective(config.hard, f"{where}.hard")
+
+
+def _check_data(recipe: Recipe) -> None:
+    """Texts are for some objectives, records for the others."""
+    from pharos.train.record_data import USED, check_keys  # it is made of sections of this module
+
+    name = str(recipe.objective["name"])
+    if isinstance(recipe.data, RecordData):
+        check_keys(recipe.data, name)
+    elif name in USED:
+        raise TrainingError(
+            f"objective.name is {name}, which learns from records: give data.train instead of "
+            f"data.sources; texts are for {', '.join(sorted(OBJECTIVES.keys() - USED.keys()))}"
+        )
 
 
 def _check_adapter(recipe: Recipe) -> None:
@@ -308,20 +349,38 @@ def _check_adapter(recipe: Recipe) -> None:
 
 
 def _check_lengths(recipe: Recipe) -> None:
-    """A sequence must fit the model, where the recipe itself tells how long those may be."""
-    data, raw = recipe.data, recipe.model.config
-    if raw is None:
+    """A sequence must fit the model, where it is known by now how long those may be."""
+    data, config = recipe.data, _known_config(recipe.model)
+    if config is None:
         return
-    config = model_config(raw)
     key = "sequence_length" if isinstance(data, TextData) else "max_tokens"
     length = data.sequence_length if isinstance(data, TextData) else data.max_tokens
     most = getattr(config, "max_position_embeddings", None)
     if most is not None and length > most:
         name = config.RENAMED.get("max_position_embeddings", "max_position_embeddings")
+        longer = (
+            f"model.config.{name} at least {length}"
+            if recipe.model.config is not None
+            else "begin with a model that has more"
+        )
         raise TrainingError(
             f"data.{key} is {length}, and the model has {most} positions; make it at most {most}, "
-            f"or model.config.{name} at least {length}"
+            f"or {longer}"
         )
+
+
+def _known_config(section: ModelSection) -> ModelConfig | None:
+    """None for a model that is not on this machine: who loads it tells how it comes here."""
+    if section.config is not None:
+        return model_config(section.config)
+    name = section.load or section.student_of
+    assert name is not None
+    try:
+        folder = find_model(name).path
+    except ModelError:
+        return None
+    raw = read_config(folder)
+    return family_of(raw.get("model_type")).config.from_hugging_face(raw)
 
 
 def model_config(raw: Mapping[str, Any]) -> ModelConfig:
