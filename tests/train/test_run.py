@@ -242,6 +242,7 @@ def test_everything_of_a_run_is_in_its_output(folder: Path, tmp_path: Path) -> N
     weights, losses = train(raw)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
         "step-00000002",
+        "step-00000003",  # evaluated, and the best until then
         "step-00000004",
         "step-00000006",
     ]
