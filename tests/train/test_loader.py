@@ -192,6 +192,7 @@ INTERRUPTED = """
 import os, signal, sys
 from pharos.train.loader import Loader
 from tests.train.test_loader import Counting, Noted
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have had it ignored
 loader = Loader(Counting(), Noted(), rows_per_step=4, micro_batch_size=1, workers=2)
 try:
     for step, batches in enumerate(loader):
