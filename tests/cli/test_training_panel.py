@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -161,6 +161,7 @@ def test_a_falling_loss_is_drawn_falling() -> None:
     assert sparkline([], 10) == ""
 
 
+@example([1.7976931348623157e308, -9.9792015476736e291], 2)
 @given(values=st.lists(st.floats(), min_size=1, max_size=300), width=st.integers(1, 80))
 def test_a_curve_fits_into_its_width(values: list[float], width: int) -> None:
     drawn = sparkline(values, width)

@@ -180,12 +180,13 @@ def sparkline(values: Sequence[float], width: int) -> str:
     edges = [column * len(values) // columns for column in range(columns + 1)]
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
     finite = [mean for mean in means if math.isfinite(mean)]
-    low, span = min(finite, default=0.0), max(finite, default=0.0) - min(finite, default=0.0)
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    span = high / 2 - low / 2  # halves: the difference of the largest numbers is not finite
 
     def block(mean: float) -> str:
         if not math.isfinite(mean):
             return "×"
-        share = (mean - low) / span if span else 0.0
+        share = (mean / 2 - low / 2) / span if span else 0.0
         return BLOCKS[min(int(share * len(BLOCKS)), len(BLOCKS) - 1)]
 
     return "".join(block(mean) for mean in means)
