@@ -61,7 +61,7 @@ class ModelSection:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerSection:
     """`load` is a folder or a model's name (default: the one beside the model's weights); `train`
-    learns one from the training texts."""
+    learns one from the texts of all sources."""
 
     load: str | None = None
     train: TokenizerConfig | None = None

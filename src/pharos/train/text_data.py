@@ -76,7 +76,7 @@ class Preparation:
         self.say, self.workers = say, max(1, workers)
 
     def tokenizer(self, config: TokenizerConfig) -> Tokenizer:
-        """One learned from the training texts of all sources."""
+        """One learned from the texts of all sources, those that will be held out included."""
         folder = self.folder / "tokenizer"
         if not (folder / TOKENIZER_FILE).is_file():
             texts = [self.texts(name) for name in self.data.sources]
