@@ -14,13 +14,10 @@ the rate of one large matrix product (measured here).
 
 import argparse
 import json
-import multiprocessing
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +25,7 @@ from typing import Any
 
 import torch
 from benchmarks.hardware import describe, memory_bandwidth
+from benchmarks.in_turn import Measure, in_turn
 from benchmarks.peers import versions
 
 from pharos.core import SamplingParams
@@ -95,64 +93,42 @@ def write_random_model(shape: str, folder: Path, dtype: torch.dtype) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def ours(folder: Path, prompts: list[list[int]]) -> Callable[[int], object]:
+def ours(folder: Path, prompts: list[list[int]]) -> Measure:
     model = load_model(folder)
     assert isinstance(model, CausalLM)
     pack_linears(model)
-    return lambda n: list(Generation(model, prompts, SamplingParams(max_tokens=n)))
+    return timed_lengths(lambda n: list(Generation(model, prompts, SamplingParams(max_tokens=n))))
 
 
-def peer(folder: Path, prompts: list[list[int]]) -> Callable[[int], object]:
+def peer(folder: Path, prompts: list[list[int]]) -> Measure:
     transformers = import_module("transformers")
     transformers.logging.set_verbosity_error()
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
     ids = torch.tensor(prompts)
     fixed = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    return lambda n: model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, **fixed
+    return timed_lengths(
+        lambda n: model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, **fixed
+        )
     )
 
 
 SIDES = {"ours": ours, "peer": peer}
 
 
-def measure_in_turn(folder: Path, prompts: list[list[int]]) -> dict[str, Speed]:
-    """Both sides loaded, each in a process of its own, and timed in turn: what else happens on the
-    machine happens to both."""
-    seconds: dict[tuple[str, int], list[float]] = defaultdict(list)
-    context = multiprocessing.get_context("spawn")
-    with ExitStack() as stack:
-        pools = {
-            side: stack.enter_context(context.Pool(1, load_side, (side, folder, prompts)))
-            for side in SIDES
-        }
-        for num_tokens in (1, 1 + NEW_TOKENS):
-            for _ in range(RUNS):
-                for side, pool in pools.items():
-                    seconds[side, num_tokens].append(pool.apply(time_generation, (num_tokens,)))
-    best = {key: min(taken) for key, taken in seconds.items()}
-    return {
-        side: Speed(
-            prefill_s=best[side, 1],
-            step_s=(best[side, 1 + NEW_TOKENS] - best[side, 1]) / NEW_TOKENS,
-        )
-        for side in SIDES
-    }
+def timed_lengths(generate: Callable[[int], object]) -> Measure:
+    """Seconds for the first token alone, and with all new tokens."""
+
+    def measure() -> tuple[float, float]:
+        with torch.inference_mode():
+            return timed(lambda: generate(1)), timed(lambda: generate(1 + NEW_TOKENS))
+
+    return measure
 
 
-loaded: list[Callable[[int], object]] = []
-"""In a process of one side: what it generates with."""
-
-
-def load_side(side: str, folder: Path, prompts: list[list[int]]) -> None:
-    with torch.inference_mode():
-        loaded.append(SIDES[side](folder, prompts))
-    time_generation(4)
-
-
-def time_generation(num_tokens: int) -> float:
-    with torch.inference_mode():
-        return timed(lambda: loaded[0](num_tokens))
+def best_of(taken: Sequence[tuple[float, float]]) -> Speed:
+    prefill_s, whole_s = (min(seconds) for seconds in zip(*taken, strict=True))
+    return Speed(prefill_s=prefill_s, step_s=(whole_s - prefill_s) / NEW_TOKENS)
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -178,7 +154,8 @@ def compare(shape: str, dtype_name: str, batches: Sequence[int]) -> list[Compari
         parameters = write_random_model(shape, folder, dtype)
         for batch in batches:
             prompts = torch.randint(0, vocab, (batch, length)).tolist()
-            speeds = measure_in_turn(folder, prompts)
+            measured = in_turn(SIDES, (folder, prompts), rounds=RUNS)
+            speeds = {side: best_of(taken) for side, taken in measured.items()}
             rows.append(
                 Comparison(
                     shape=shape,

@@ -44,7 +44,9 @@ def texts(text: Any, count: int = 6) -> list[Any]:
 def check(objective: Any, model: Any, batch: Any, *, is_fresh: bool = True) -> None:
     """As the loop does: the losses, and then everything."""
     torch.manual_seed(0)
-    check_first_step(model, objective, batch, objective.losses(model, batch), is_fresh=is_fresh)
+    check_first_step(
+        model, objective, [batch], lambda _: objective.losses(model, batch), is_fresh=is_fresh
+    )
 
 
 def of_text(kind: str, tiny: Any, text: Any, make_batch: Any, **changes: Any) -> Any:

@@ -34,13 +34,13 @@ from pharos.train.interruption import Interruption
 from pharos.train.loader import Batches
 from pharos.train.loop_config import DTYPES, LoopConfig
 from pharos.train.meter import Meter, num_tokens, total_loss
-from pharos.train.objective import Batch, Objective
+from pharos.train.objective import Batch, Objective, total_counts
 from pharos.train.ranks import Ranks
 from pharos.train.rl.on_policy import OnPolicy
 from pharos.train.runner import Runner, Shares, StepRunner, is_sharded_checkpoint
 from pharos.train.schedules import Schedule
 from pharos.train.step import Step
-from pharos.train.step_zero import check_batch, check_first_loss, check_tied
+from pharos.train.step_zero import check_first_step
 from pharos.train.watchdog import Watchdog
 
 
@@ -56,11 +56,10 @@ class Carried(Protocol):
 class Trainer:
     """One run. `batches(first_step)` loads the micro-batches from a step on; `validation()` those
     that are evaluated on, some at a time, the same each time. `sample` writes something with the
-    model, to be read.
-    `carried` is what else goes from step to step, and into checkpoints (rollouts).
-    `flops_per_token` is of a forward and a backward pass, for the share of the devices' peak that
-    is reached (MFU). `save_beside` puts into a checkpoint what belongs to the model besides (its
-    tokenizer). Checkpoints are resumed only where the `fingerprint` is the same."""
+    model, to be read. `carried` is what else goes from step to step, and into checkpoints
+    (rollouts). `flops_per_token` is of a forward and a backward pass, for the share of the devices'
+    peak that is reached (MFU). `save_beside` puts into a checkpoint what belongs to the model
+    besides (its tokenizer). Checkpoints are resumed only where the `fingerprint` is the same."""
 
     def __init__(
         self,
@@ -137,21 +136,23 @@ class Trainer:
         return self.step == self.config.steps
 
     def train_step(
-        self, batches: Sequence[Batch], meter: "Meter", loader: Batches
+        self, batches: Sequence[Batch], meter: Meter, loader: Batches
     ) -> StepRecord | None:
         """One optimizer step; its record, if one is due."""
         batches = [self._on_device(batch) for batch in batches]
-        counts = self._global_counts(batches)
+        counts, tokens = self._global_counts(batches)
         self.model.train()
-        self._check_first(batches)
+        if self.step == 0 and self.config.check_first_step:
+            check_first_step(
+                self.model, self.objective, batches, self.runner.evaluate, is_fresh=self.is_fresh
+            )
         totals = self.runner.gradients(batches, self._shares(counts))
         losses = self._means(totals, counts)
         self._watch(losses, batches)
         norm = self._update(batches)
         self.step += 1
-        (tokens,) = self.ranks.sums([float(sum(num_tokens(batch) for batch in batches))])
-        self.tokens += int(tokens)
-        meter.count(int(tokens))
+        self.tokens += tokens
+        meter.count(tokens)
         is_last = self.step == self.config.steps
         is_due = _is_due(self.config.log_every, self.step, is_last) or self.step == 1
         return meter.record(losses, norm, loader) if is_due or self._evaluates() else None
@@ -178,21 +179,24 @@ class Trainer:
 
     # -- what is asked of all ranks
 
-    def _global_counts(self, batches: Sequence[Batch]) -> dict[str, float]:
-        names = list(self.objective.weights)
-        counts = [self.objective.count(batch) for batch in batches]
-        local = [float(sum(count[name] for count in counts)) for name in names]
-        totals = dict(zip(names, self.ranks.sums(local), strict=True))
-        if not any(totals.values()):
+    def _global_counts(self, batches: Sequence[Batch]) -> tuple[dict[str, float], int]:
+        """By term, the valid targets of the step, and its tokens: of all ranks."""
+        local = total_counts(self.objective, batches)
+        tokens = sum(num_tokens(batch) for batch in batches)
+        *sums, all_tokens = self.ranks.sums([*map(float, local.values()), float(tokens)])
+        counts = dict(zip(local, sums, strict=True))
+        if not any(counts.values()):
             raise TrainingError(
                 f"step {self.step}: none of the {self.config.batch_size} rows has a valid target "
-                f"({', '.join(names)}); look at the labels of the data with --preview"
+                f"({', '.join(counts)}); look at the labels of the data with --preview"
             )
-        return totals
+        return counts, int(all_tokens)
 
-    def _means(self, totals: Mapping[str, Tensor], counts: Mapping[str, float]) -> dict[str, float]:
-        """What the objective summed, over all ranks and per target: terms by their own count, the
-        rest by that of the first term."""
+    def _means(
+        self, totals: Mapping[str, Tensor | float], counts: Mapping[str, float]
+    ) -> dict[str, float]:
+        """What the objective summed on this rank, over all ranks and per target: terms by their own
+        global count, the rest by that of the first term."""
         names = list(totals)
         sums = self.ranks.sums([float(totals[name]) for name in names])
         first = next(iter(counts.values()))
@@ -221,20 +225,7 @@ class Trainer:
             seed=lambda i: seed_of(self.seed, self.step, i, self.ranks.rank),
         )
 
-    def _check_first(self, batches: Sequence[Batch]) -> None:
-        if self.step > 0 or not self.config.check_first_step:
-            return
-        check_tied(self.model)
-        for batch in batches:
-            check_batch(self.model, self.objective, batch)
-        each = [self.objective.count(batch) for batch in batches]
-        counts = {name: sum(count[name] for count in each) for name in self.objective.weights}
-        sums = self.runner.evaluate(batches)
-        check_first_loss(
-            self.model, self.objective, batches[0], sums, counts, is_fresh=self.is_fresh
-        )
-
-    def _tell_facts(self, meter: "Meter") -> None:
+    def _tell_facts(self, meter: Meter) -> None:
         parameters = list(self.model.parameters())
         facts = RunFacts(
             output=self.output,
@@ -267,20 +258,13 @@ class Trainer:
         with self.averaged(), torch.no_grad():
             for batches in self.validation():
                 batches = [self._on_device(batch) for batch in batches]
-                for batch in batches:
-                    for name, count in self.objective.count(batch).items():
-                        counts[name] += count
+                for name, count in total_counts(self.objective, batches).items():
+                    counts[name] += count
                 for name, value in self.runner.evaluate(batches).items():
                     sums[name] = sums.get(name, 0.0) + float(value)
             samples = self.sample(self.model) if self.sample else ()
-        names = [*counts, *sums]
-        totals = self.ranks.sums([*counts.values(), *sums.values()])
-        counted = dict(zip(names[: len(counts)], totals[: len(counts)], strict=True))
-        first = next(iter(counted.values()))
-        losses = {
-            name: value / max(counted.get(name, first), 1.0)
-            for name, value in zip(sums, totals[len(counts) :], strict=True)
-        }
+        counted = self.ranks.sums(list(counts.values()))
+        losses = self._means(sums, dict(zip(counts, counted, strict=True)))
         return Evaluation(
             step=self.step,
             val_loss=total_loss(losses, self.objective.weights),

@@ -44,3 +44,9 @@ class Objective(Protocol):
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """By term, the sum of the losses of its valid targets: scalars in float32. What is not a
         term (the names that `weights` lacks) is a sum to be logged: how many answers were right."""
+
+
+def total_counts(objective: Objective, batches: Sequence[Batch]) -> dict[str, int]:
+    """By term, the number of valid targets in several batches together."""
+    counts = [objective.count(batch) for batch in batches]
+    return {name: sum(count[name] for count in counts) for name in objective.weights}

@@ -15,7 +15,7 @@ Shapes: B rows, T places, N targets.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from pharos.models.family import Model
 from pharos.models.seq2seq import Seq2SeqLM
 from pharos.models.t5 import T5Config
 from pharos.models.two_towers import TwoTowers
-from pharos.train.objective import IGNORED, Batch, Objective
+from pharos.train.objective import IGNORED, Batch, Objective, total_counts
 from pharos.train.objectives.contrastive import num_pairs, world_size
 from pharos.train.objectives.distillation import Distillation
 from pharos.train.objectives.masked_lm import MaskedLM
@@ -44,17 +44,19 @@ SWITCH = "check_first_step: false switches this check off"
 def check_first_step(
     model: nn.Module,
     objective: Objective,
-    batch: Batch,
-    sums: Mapping[str, Tensor],
+    batches: Sequence[Batch],
+    evaluate: Callable[[Sequence[Batch]], Mapping[str, Tensor]],
     *,
     is_fresh: bool,
 ) -> None:
-    """Everything, for a batch and what `objective.losses` made of it. `is_fresh` says that the
-    model's weights were drawn and not loaded. Raises TrainingError for what cannot be right."""
+    """Everything, for the micro-batches of a step and what `evaluate` sums of their losses; the
+    model sees them after they were checked. `is_fresh` says that its weights were drawn and not
+    loaded. Raises TrainingError for what cannot be right."""
     check_tied(model)
-    check_batch(model, objective, batch)
-    counts = objective.count(batch)
-    check_first_loss(model, objective, batch, sums, counts, is_fresh=is_fresh)
+    for batch in batches:
+        check_batch(model, objective, batch)
+    sums, counts = evaluate(batches), total_counts(objective, batches)
+    check_first_loss(model, objective, batches[0], sums, counts, is_fresh=is_fresh)
 
 
 def check_vocabulary(model: Model, num_tokens: int) -> None:

@@ -207,10 +207,10 @@ def test_a_run_whose_reference_is_another_model_is_stopped_at_step_zero() -> Non
     objective = dpo(model_with_dropout())
     batch = objective.collate(pairs(4))
     sums = objective.losses(model, batch)
-    check_first_step(model, objective, batch, sums, is_fresh=False)
+    check_first_step(model, objective, [batch], lambda _: sums, is_fresh=False)
     wrong = objective.losses(other, batch)
     with pytest.raises(TrainingError, match="the first dpo loss is"):
-        check_first_step(other, objective, batch, wrong, is_fresh=False)
+        check_first_step(other, objective, [batch], lambda _: wrong, is_fresh=False)
 
 
 # -- the reference computed before

@@ -63,7 +63,7 @@ def test_it_begins_at_ln_2_and_the_check_of_the_first_step_passes(
     batch = objective.collate(pairs(8))
     sums = objective.losses(model, batch)
     assert float(sums["bradley_terry"]) / 8 == pytest.approx(math.log(2), abs=0.1)
-    check_first_step(model, objective, batch, sums, is_fresh=True)
+    check_first_step(model, objective, [batch], lambda _: sums, is_fresh=True)
 
 
 def test_held_out_pairs_are_told_far_better_than_by_chance(tiny: Callable[..., Reward]) -> None:

@@ -111,7 +111,7 @@ def test_at_the_first_step_the_ratio_is_1_and_the_kl_0(
     assert float(sums["kl"].detach()) / counts["kl"] == pytest.approx(0, abs=1e-6)
     assert float(sums["sampler_gap"]) / counts["sampler_gap"] < 1e-5
     assert float(sums["clipped"]) == 0
-    check_first_step(model, objective, batch, sums, is_fresh=False)
+    check_first_step(model, objective, [batch], lambda _: sums, is_fresh=False)
 
 
 def test_a_sampler_of_other_weights_is_found_at_step_zero(policy, rollouts) -> None:
@@ -120,7 +120,9 @@ def test_a_sampler_of_other_weights_is_found_at_step_zero(policy, rollouts) -> N
     other = log_probs_of(policy(seed=1).eval(), batch).detach()
     batch["sampled_log_probs"] = other
     with pytest.raises(TrainingError, match="off the sampler's"):
-        check_first_step(model, objective, batch, objective.losses(model, batch), is_fresh=False)
+        check_first_step(
+            model, objective, [batch], lambda _: objective.losses(model, batch), is_fresh=False
+        )
 
 
 @BOTH
