@@ -34,8 +34,8 @@ class Grammar:
 class Request:
     """`prompt` are token ids. `seed` is what its randomness is drawn from (with the number of the
     token, and nothing else). Lower `priority` goes first. `adapter` names a LoRA adapter of the
-    engine; `salt` keeps its cached prefixes apart from other tenants'. An `embed` request is read
-    and not continued: its result is a vector."""
+    engine; `salt` keeps its cached prefixes apart from other tenants'. `skip_special` leaves special
+    tokens out of the text. An `embed` request is read and not continued: its result is a vector."""
 
     id: str
     prompt: Seq[int]
@@ -47,6 +47,7 @@ class Request:
     adapter: str | None = None
     grammar: Grammar | None = None
     salt: str = ""
+    skip_special: bool = True
 
 
 class Status(Enum):
@@ -118,7 +119,7 @@ class Output:
     output; text that may still become part of a stop string is held back, and `tokens` with it.
     The last output has a `finish_reason`: with "stop", `stopped_by` is the stop string or the
     token that ended it; with "error", `error` says what happened. `vector` is the result of an
-    `embed` request."""
+    `embed` request. `queue_s` is how long it waited for its first step, by the engine's clock."""
 
     request_id: str
     text: str = ""
@@ -130,3 +131,4 @@ class Output:
     num_prompt: int = 0
     num_cached: int = 0
     num_generated: int = 0
+    queue_s: float = 0.0
