@@ -1,0 +1,275 @@
+"""Attention over keys and values that stand in blocks (PagedAttention: Kwon et al. 2023,
+arXiv:2309.06180).
+
+A flat batch is the new tokens of many sequences, one after another. The keys and values of each
+sequence, the new ones included, are in the blocks that its table names. How they are read is
+planned once for all layers of a pass (`FlatBatch`), and on a CPU nothing is copied that need not
+be: where the blocks of a sequence follow each other, its keys are a view. Only short sequences are
+gathered on purpose, many together, since a call for each would cost more than the copy.
+
+Shapes: N rows of the flat batch, H query heads, G key-value heads (R = H / G queries share one),
+K head width, P blocks of C tokens, T rows of a sequence, S keys of it, B sequences of a group.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from pharos.ops.attention import attention
+from pharos.ops.masks import Both, Causal, Full, Mask, Window
+from pharos.ops.positions import DistanceBias
+
+MOST_GATHERED = 256
+"""Keys of a sequence that is read together with others: a longer one is soonest read alone."""
+MOST_ROWS = 8
+"""Rows of such a sequence: the newest token, and drafts."""
+
+
+class Segment(NamedTuple):
+    """The rows of one sequence: its tokens at the positions `start` to `start + num_tokens`. Their
+    keys and those of all tokens before stand in the blocks `table`, in order."""
+
+    table: Sequence[int]
+    start: int
+    num_tokens: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.num_tokens
+
+
+class Alone(NamedTuple):
+    """A sequence that is read by itself: of its keys those from position `first` on, which begin
+    `offset` tokens into `blocks`. These are a slice if they follow each other."""
+
+    rows: slice
+    first: int
+    num_keys: int
+    offset: int
+    blocks: slice | Tensor
+
+
+class Group(NamedTuple):
+    """Sequences with equally many rows, whose keys are gathered to one padded batch. `slots_BS`
+    count tokens through all blocks. `allowed_B1TS` is None where each row sees all keys."""
+
+    rows_BT: Tensor
+    slots_BS: Tensor
+    allowed_B1TS: Tensor | None
+
+
+class Reads(NamedTuple):
+    alone: list[Alone]
+    groups: list[Group]
+
+
+class FlatBatch:
+    """The sequences of a flat batch, in the order of their rows. Raises ValueError for a table that
+    does not reach as far as its sequence."""
+
+    def __init__(
+        self, segments: Sequence[Segment], *, block_size: int, device: torch.device | None = None
+    ) -> None:
+        for segment in segments:
+            if segment.stop > len(segment.table) * block_size:
+                raise ValueError(
+                    f"a sequence of {segment.stop} tokens has {len(segment.table)} blocks of "
+                    f"{block_size}; allocate its blocks before it is computed"
+                )
+        self.segments = segments
+        self.block_size = block_size
+        self.device = device
+        slots = [slot for segment in segments for slot in self._slots(segment, segment.start)]
+        self.slots_N = self._tensor(slots)
+        self._reads: dict[tuple[int | None, bool], Reads] = {}
+
+    def reads(self, look_back: int | None, *, gather: bool) -> Reads:
+        """How the keys are read that lie at most `look_back` tokens (None: any number) before a
+        row. Unless `gather`, each sequence is read alone."""
+        key = (look_back, gather)
+        if key not in self._reads:
+            self._reads[key] = self._plan(look_back, gather)
+        return self._reads[key]
+
+    def _plan(self, look_back: int | None, gather: bool) -> Reads:
+        reads, row = Reads([], []), 0
+        similar: dict[tuple[int, int], list[_Placed]] = defaultdict(list)
+        for segment in self.segments:
+            first = 0 if look_back is None else max(segment.start - look_back, 0)
+            placed = _Placed(segment, row, first)
+            is_small = segment.num_tokens <= MOST_ROWS and placed.num_keys <= MOST_GATHERED
+            if gather and is_small:
+                similar[segment.num_tokens, placed.num_keys.bit_length()].append(placed)
+            else:
+                reads.alone.append(self._alone(placed))
+            row += segment.num_tokens
+        for members in similar.values():
+            if len(members) == 1:
+                reads.alone.append(self._alone(members[0]))
+            else:
+                reads.groups.append(self._group(members, look_back))
+        return reads
+
+    def _alone(self, placed: "_Placed") -> Alone:
+        segment, row, first = placed
+        start, stop = first // self.block_size, -(-segment.stop // self.block_size)
+        ids = list(segment.table[start:stop])
+        follow_each_other = ids == list(range(ids[0], ids[0] + len(ids)))
+        blocks = slice(ids[0], ids[-1] + 1) if follow_each_other else self._tensor(ids)
+        rows = slice(row, row + segment.num_tokens)
+        return Alone(rows, first, placed.num_keys, first % self.block_size, blocks)
+
+    def _group(self, members: "Sequence[_Placed]", look_back: int | None) -> Group:
+        """Padding is the sequence's last key once more: only slots that were written may be read,
+        since nothing times NaN is NaN."""
+        longest, num_rows = max(m.num_keys for m in members), members[0].segment.num_tokens
+        own = [self._slots(member.segment, member.first) for member in members]
+        slots_BS = self._tensor([slots + slots[-1:] * (longest - len(slots)) for slots in own])
+        rows_BT = self._tensor([m.row for m in members])[:, None] + self._range(num_rows)
+        if num_rows == 1 and all(len(slots) == longest for slots in own):
+            return Group(rows_BT, slots_BS, None)
+        starts_B = self._tensor([m.segment.start - m.first for m in members])
+        behind_BTS = (starts_B[:, None] + self._range(num_rows))[..., None] - self._range(longest)
+        allowed_BTS = behind_BTS >= 0
+        if look_back is not None:
+            allowed_BTS &= behind_BTS <= look_back
+        return Group(rows_BT, slots_BS, allowed_BTS[:, None])
+
+    def _slots(self, segment: Segment, first: int) -> list[int]:
+        """Where the keys from position `first` on stand, counted in tokens through all blocks."""
+        size, table = self.block_size, segment.table
+        return [table[i // size] * size + i % size for i in range(first, segment.stop)]
+
+    def _tensor(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self.device)
+
+    def _range(self, count: int) -> Tensor:
+        return torch.arange(count, device=self.device)
+
+
+class _Placed(NamedTuple):
+    """A segment with its first row, and the position of the first key that any of them sees."""
+
+    segment: Segment
+    row: int
+    first: int
+
+    @property
+    def num_keys(self) -> int:
+        return self.segment.stop - self.first
+
+
+def store(kv_2PCGK: Tensor, k_NGK: Tensor, v_NGK: Tensor, batch: FlatBatch) -> None:
+    """Put the keys and values of a flat batch where its sequences' tables say."""
+    kv_2SGK = kv_2PCGK.flatten(1, 2)
+    kv_2SGK[0].index_copy_(0, batch.slots_N, k_NGK)
+    kv_2SGK[1].index_copy_(0, batch.slots_N, v_NGK)
+
+
+def paged_attention(
+    q_NHK: Tensor,
+    kv_2PCGK: Tensor,
+    batch: FlatBatch,
+    *,
+    mask: Mask,
+    bias: DistanceBias | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Each row over the stored keys of its own sequence, `[N, H, K]`. Mask and bias go by the
+    tokens' positions in their sequence. Raises ValueError for a mask that lets a token see later
+    ones, or is not a window."""
+    reads = batch.reads(look_back(mask), gather=bias is None)
+    out_NHK = torch.empty_like(q_NHK)
+    for one in reads.alone:
+        # A single row sees all keys that are read for it.
+        seen = Full() if one.rows.stop - one.rows.start == 1 else mask
+        k_1GSK, v_1GSK = _keys_of(one, kv_2PCGK)
+        out_1HTK = attention(
+            q_NHK[one.rows].transpose(0, 1)[None],
+            k_1GSK,
+            v_1GSK,
+            mask=seen,
+            bias=bias,
+            scale=scale,
+        )
+        out_NHK[one.rows] = out_1HTK[0].transpose(0, 1)
+    for group in reads.groups:
+        out_NHK[group.rows_BT] = _attend_together(q_NHK[group.rows_BT], kv_2PCGK, group, scale)
+    return out_NHK
+
+
+def plain_paged_attention(
+    q_NHK: Tensor,
+    kv_2PCGK: Tensor,
+    batch: FlatBatch,
+    *,
+    mask: Mask,
+    bias: DistanceBias | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """The twin: one sequence after another, all of its blocks gathered, in float32."""
+    outputs, row = [], 0
+    for segment in batch.segments:
+        blocks = torch.tensor(list(segment.table), device=q_NHK.device)
+        k_1GSK, v_1GSK = _by_head(kv_2PCGK[:, blocks].flatten(1, 2)[:, : segment.stop])
+        q_1HTK = q_NHK[row : row + segment.num_tokens].transpose(0, 1)[None]
+        out_1HTK = attention(
+            q_1HTK, k_1GSK, v_1GSK, mask=mask, bias=bias, scale=scale, backend="plain"
+        )
+        outputs.append(out_1HTK[0].transpose(0, 1))
+        row += segment.num_tokens
+    return torch.cat(outputs)
+
+
+def look_back(mask: Mask) -> int | None:
+    """How many tokens before itself a token sees by this mask: None if there is no limit. Raises
+    ValueError for a mask that is not causal, or more than a window."""
+    parts = list(_conditions(mask))
+    if Causal() not in parts or not all(isinstance(part, Causal | Window) for part in parts):
+        raise ValueError(
+            f"keys in blocks are read with {mask}; choose Causal(), or Causal() & Window(left=...)"
+        )
+    return min((part.left for part in parts if isinstance(part, Window)), default=None)
+
+
+def _conditions(mask: Mask) -> Iterator[Mask]:
+    if isinstance(mask, Both):
+        yield from _conditions(mask.one)
+        yield from _conditions(mask.other)
+    else:
+        yield mask
+
+
+def _keys_of(one: Alone, kv_2PCGK: Tensor) -> tuple[Tensor, Tensor]:
+    kv_2SGK = kv_2PCGK[:, one.blocks].flatten(1, 2)
+    return _by_head(kv_2SGK[:, one.offset : one.offset + one.num_keys])
+
+
+def _by_head(kv_2SGK: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values `[1, G, S, K]`: views."""
+    k_1GSK, v_1GSK = kv_2SGK.transpose(1, 2)[:, None]
+    return k_1GSK, v_1GSK
+
+
+def _attend_together(q_BTHK: Tensor, kv_2PCGK: Tensor, group: Group, scale: float | None) -> Tensor:
+    """`[B, T, H, K]`. The heads that share keys are but more rows of one head."""
+    (num_sequences, num_rows, heads, width), groups = q_BTHK.shape, kv_2PCGK.shape[3]
+    shared = heads // groups
+    q_BTGRK = q_BTHK.view(num_sequences, num_rows, groups, shared, width)
+    q_BGXK = q_BTGRK.permute(0, 2, 3, 1, 4).flatten(2, 3)
+    allowed = group.allowed_B1TS
+    if allowed is not None and num_rows > 1:
+        allowed = allowed.repeat(1, 1, shared, 1)
+    k_BGSK, v_BGSK = (
+        x_SGK.index_select(0, group.slots_BS.flatten())
+        .view(num_sequences, -1, groups, width)
+        .transpose(1, 2)
+        for x_SGK in kv_2PCGK.flatten(1, 2)
+    )
+    out_BGXK = scaled_dot_product_attention(q_BGXK, k_BGSK, v_BGSK, attn_mask=allowed, scale=scale)
+    out_BGRTK = out_BGXK.view(num_sequences, groups, shared, num_rows, width)
+    return out_BGRTK.permute(0, 3, 1, 2, 4).flatten(2, 3)

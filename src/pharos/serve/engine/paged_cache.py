@@ -1,0 +1,47 @@
+"""The cache of a forward pass over many sequences: what a decoder's layers ask for attention, over
+keys and values in blocks.
+
+Shapes: N new tokens of all sequences (the batch is one row), H query heads, G key-value heads, K
+head width.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from pharos.ops.masks import Mask
+from pharos.ops.paged_attention import FlatBatch, Segment, paged_attention, store
+from pharos.ops.positions import DistanceBias
+from pharos.serve.engine.paged_kv import PagedKV
+
+
+class PagedCache:
+    """A `models.kv_cache.Cache` for one pass over a flat batch `[1, N]` of `segments`. The model is
+    to be given the tokens' positions; `length` is how far the longest sequence has been read, for
+    tables that reach over all distances. The blocks belong to the scheduler: nothing is kept here
+    beyond the pass."""
+
+    def __init__(self, kv: PagedKV, segments: Sequence[Segment]) -> None:
+        self.length = max(segment.start for segment in segments)
+        self._layers_2PCGK = kv.layers_2PCGK
+        self._batch = FlatBatch(segments, block_size=kv.block_size, device=kv.device)
+
+    def attend(
+        self,
+        layer: int,
+        q_BHTK: Tensor,
+        k_BGTK: Tensor,
+        v_BGTK: Tensor,
+        *,
+        mask: Mask,
+        bias: DistanceBias | None,
+        scale: float | None,
+    ) -> Tensor:
+        kv_2PCGK = self._layers_2PCGK[layer]
+        q_NHK, k_NGK, v_NGK = (x_BHTK[0].transpose(0, 1) for x_BHTK in (q_BHTK, k_BGTK, v_BGTK))
+        store(kv_2PCGK, k_NGK, v_NGK, self._batch)
+        out_NHK = paged_attention(q_NHK, kv_2PCGK, self._batch, mask=mask, bias=bias, scale=scale)
+        return out_NHK.transpose(0, 1)[None]
+
+    def advance(self, num_tokens: int) -> None:
+        """How far each sequence has got is the scheduler's to say: drafts may be rejected."""
