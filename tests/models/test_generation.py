@@ -157,6 +157,33 @@ def test_a_sequence_ends_after_max_tokens_and_says_so(model: CausalLM) -> None:
     assert [token.finish_reason for token in tokens] == [None] * 5 + ["length"]
 
 
+def test_an_eos_that_is_ignored_ends_nothing(model: CausalLM) -> None:
+    (free,) = ids_of(model, [[1, 2]], params())
+    assert ids_of(model, [[1, 2]], params(ignore_eos=True), eos_ids=[free[9]]) == [free]
+
+
+def test_a_stop_token_ends_a_sequence(model: CausalLM) -> None:
+    (free,) = ids_of(model, [[1, 2]], params())
+    stop = params(stop_token_ids=[free[9]], ignore_eos=True)
+    assert ids_of(model, [[1, 2]], stop) == [free[: free.index(free[9]) + 1]]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_no_end_comes_within_min_tokens(model: CausalLM, temperature: float) -> None:
+    ends = list(range(0, 50, 2))
+    sampling = params(temperature=temperature, seed=1, min_tokens=20)
+    (found,) = ids_of(model, [[1, 2]], sampling, eos_ids=ends)
+    assert not set(found[:20]) & set(ends)
+    assert 20 < len(found) < 40
+
+
+def test_a_bias_can_force_a_token_or_forbid_it(model: CausalLM) -> None:
+    (free,) = ids_of(model, [[1, 2]], params())
+    assert ids_of(model, [[1, 2]], params(logit_bias={7: 100.0})) == [[7] * 40]
+    (found,) = ids_of(model, [[1, 2]], params(logit_bias={free[0]: -100.0}))
+    assert free[0] not in found
+
+
 def test_the_others_go_on_when_one_has_ended(model: CausalLM) -> None:
     sampling = [params(max_tokens=n) for n in (3, 9, 1)]
     found = ids_of(model, SMALL, sampling)
@@ -230,6 +257,19 @@ def test_a_prompt_without_tokens_is_refused(model: CausalLM) -> None:
 def test_an_id_outside_the_vocabulary_is_refused(model: CausalLM, id_: int) -> None:
     with pytest.raises(ValueError, match=f"{id_}.*from 0 to 49: is this the model's tokenizer"):
         Generation(model, [[id_]], params())
+
+
+@pytest.mark.parametrize("named", [{"stop_token_ids": [3, 50]}, {"logit_bias": {50: 1.0}}])
+def test_parameters_that_name_no_token_are_refused(model: CausalLM, named: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="names token 50; the vocabulary goes from 0 to 49"):
+        Generation(model, [[1]], params(**named))
+
+
+def test_a_bias_is_bounded_and_min_tokens_by_max_tokens() -> None:
+    with pytest.raises(ValueError, match=r"logit_bias is 101.0 for token 3; it must be at least"):
+        params(logit_bias={3: 101.0})
+    with pytest.raises(ValueError, match="min_tokens is 41; it must be at least 0 and at most 40"):
+        params(min_tokens=41)
 
 
 def test_more_tokens_than_the_model_has_positions_are_refused() -> None:

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pharos.core import SamplingParams
-from pharos.ops.sampling import Seen, draw, penalized, probabilities, sample, uniform
+from pharos.ops.sampling import (
+    Seen,
+    bias_of,
+    biased,
+    draw,
+    penalized,
+    probabilities,
+    sample,
+    uniform,
+)
 
 VOCAB = 12
 SCORES = st.lists(
@@ -193,6 +202,31 @@ def test_a_temperature_of_zero_takes_the_likeliest(rows: list[list[float]]) -> N
     assert torch.equal(sample(logits, params, [0.99] * len(rows)), logits.argmax(-1))
     mixed = [SamplingParams(temperature=1.0), *params[1:]]
     assert torch.equal(sample(logits, mixed, [0.99] * len(rows))[1:], logits.argmax(-1)[1:])
+
+
+# Biases
+
+
+@given(
+    scores=SCORES,
+    bias=st.dictionaries(st.integers(0, VOCAB - 1), st.floats(-100.0, 100.0), max_size=VOCAB),
+)
+def test_biases_are_added_to_their_tokens(scores: list[float], bias: dict[int, float]) -> None:
+    found = biased(logits_of([scores, scores]), [bias, {}])
+    expected = torch.tensor([score + bias.get(id_, 0.0) for id_, score in enumerate(scores)])
+    torch.testing.assert_close(found[0], expected)
+    assert torch.equal(found[1], logits_of([scores])[0])
+
+
+def test_an_end_comes_early_only_where_nothing_else_may() -> None:
+    params = SamplingParams(min_tokens=2, logit_bias={0: 1.0})
+    assert bias_of(params, 2, {3}) == {0: 1.0}
+    bias = bias_of(params, 1, {3})
+    free = biased(torch.tensor([[0.0, 0.0, 0.0, 90.0]]), [bias])
+    assert free.argmax() == 0
+    bound = biased(torch.tensor([[-torch.inf, -torch.inf, -torch.inf, 0.0]]), [bias])
+    hot = SamplingParams(temperature=1.0, top_p=0.5, top_k=2)
+    assert sample(bound, [hot], [0.5]) == 3
 
 
 # Penalties

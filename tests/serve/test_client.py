@@ -11,6 +11,7 @@ import pytest
 
 from pharos.core import EndpointError, LanguageModel, Message, SamplingParams
 from pharos.serve import ChatEndpoint, EndpointConfig, client
+from pharos.serve.wire import chat_request
 
 QUESTION = [Message(role="user", content="Who built the lighthouse?")]
 HASTY = EndpointConfig(timeout_s=5.0, retries=2, wait_s=0.0)
@@ -143,6 +144,27 @@ def test_every_sampling_parameter_is_sent() -> None:
         "stop": ["END"],
         "stream": True,
     }
+
+
+def test_what_is_beyond_the_format_is_sent_under_the_names_that_servers_know() -> None:
+    params = SamplingParams(
+        top_k=4,
+        logit_bias={7: -1.0},
+        min_tokens=2,
+        ignore_eos=True,
+        stop_token_ids=(5,),
+        include_stop=True,
+    )
+    body = chat_request("m", QUESTION, params, stream=False)
+    beyond = {"top_k", "logit_bias", "min_tokens", "ignore_eos", "stop_token_ids"}
+    assert {name: body[name] for name in beyond} == {
+        "top_k": 4,
+        "logit_bias": {"7": -1.0},
+        "min_tokens": 2,
+        "ignore_eos": True,
+        "stop_token_ids": [5],
+    }
+    assert body["include_stop_str_in_output"] is True
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/", "/v1/chat/completions"])

@@ -100,6 +100,22 @@ def test_an_eos_ends_the_text_and_is_not_in_it(llama_folder: Path, tmp_path: Pat
     assert text_of(pieces) == free.tokenizer.decode(written)
 
 
+def test_what_ends_a_text_is_in_it_if_it_is_to_be(model: LocalModel) -> None:
+    free = text_of(list(model.generate(PROMPT, params())))
+    stop = params(stop=[free[5:8]], include_stop=True)
+    assert text_of(list(model.generate(PROMPT, stop))) == free[: free.index(free[5:8]) + 3]
+
+
+def test_a_stop_string_within_min_tokens_ends_nothing(model: LocalModel) -> None:
+    pieces = list(model.generate(PROMPT, params(ignore_eos=True)))
+    first = text_of(pieces[:10])
+    stop = params(ignore_eos=True, stop=[first[2:4]], min_tokens=10)
+    found = text_of(list(model.generate(PROMPT, stop)))
+    assert found.startswith(first)
+    later = text_of(pieces)[len(first) :]
+    assert found == first + later.partition(first[2:4])[0]
+
+
 # Conversations
 
 

@@ -5,12 +5,13 @@ text that the library stores; spans are half-open, `text[start:end]`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 MOST_LOGPROBS = 100
+MOST_BIAS = 100.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,8 +162,14 @@ class SamplingParams:
     et al. 2019, arXiv:1904.09751), and `min_p` those with at least that share of the likeliest
     one's probability (Nguyen et al. 2024, arXiv:2407.01082). `repetition_penalty` divides the
     scores of tokens seen so far (Keskar et al. 2019, arXiv:1909.05858); `presence_penalty` and
-    `frequency_penalty` are taken off those generated so far, once and each time. `logprobs` is for
-    how many of the likeliest tokens the log-probability is wanted (None: for none at all).
+    `frequency_penalty` are taken off those generated so far, once and each time. `logit_bias` is
+    added to the scores of the tokens it names. `logprobs` is for how many of the likeliest tokens
+    the log-probability is wanted (None: for none at all).
+
+    A text ends before one of the `stop` strings, or with a token of `stop_token_ids` or of those
+    by which the model itself ends a text; `ignore_eos` goes on after the model's own. None of that
+    happens within the first `min_tokens`. What ended a text is left out of it, unless
+    `include_stop`.
     """
 
     max_tokens: int = 512
@@ -176,6 +183,11 @@ class SamplingParams:
     seed: int | None = None
     stop: Sequence[str] = ()
     logprobs: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop_token_ids: Sequence[int] = ()
+    include_stop: bool = False
 
     def __post_init__(self) -> None:
         _check_range(self, "max_tokens", least=1)
@@ -190,6 +202,17 @@ class SamplingParams:
             _check_range(self, "logprobs", least=0, most=MOST_LOGPROBS)
         if any(not text for text in self.stop):
             raise ValueError("a stop string is empty; every text contains it")
+        _check_range(self, "min_tokens", least=0, most=self.max_tokens)
+        for id_, bias in self.logit_bias.items():
+            if not -MOST_BIAS <= bias <= MOST_BIAS:
+                raise ValueError(
+                    f"logit_bias is {bias} for token {id_}; it must be at least {-MOST_BIAS} and "
+                    f"at most {MOST_BIAS}"
+                )
+
+    def end_ids(self, eos_ids: Collection[int]) -> frozenset[int]:
+        """The tokens that end a text of a model whose own are `eos_ids`."""
+        return frozenset(self.stop_token_ids) | (frozenset() if self.ignore_eos else {*eos_ids})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,7 +22,7 @@ from pharos.core import SamplingParams
 from pharos.models.heads import CausalLM
 from pharos.models.kv_cache import KVCache
 from pharos.ops.masks import Causal, Mask, Valid
-from pharos.ops.sampling import Seen, needs_seen, sample, uniform
+from pharos.ops.sampling import Seen, bias_of, biased, needs_seen, sample, uniform
 
 PREFILL_CHUNK = 1024
 FinishReason = Literal["stop", "length"]
@@ -53,14 +53,16 @@ class _Row:
     sequence: int
     params: SamplingParams
     seed: int
+    end_ids: frozenset[int]
     num_generated: int = 0
 
 
 class Generation:
     """Iterate for the tokens of all sequences, a step at a time; `stop` ends one early.
 
-    `params` are one for all or one each. Raises ValueError for an empty prompt, for an id that is
-    not in the vocabulary, and for more tokens than the model has positions.
+    `params` are one for all or one each; their `stop` strings are for whoever makes text of the
+    tokens. Raises ValueError for an empty prompt, for an id that is not in the vocabulary, and for
+    more tokens than the model has positions.
     """
 
     def __init__(
@@ -74,9 +76,10 @@ class Generation:
         each = _one_each(params, len(prompts))
         for prompt, row in zip(prompts, each, strict=True):
             check_prompt(model, prompt, row.max_tokens)
+            check_token_params(row, model.config.vocab_size)
         self._model = model
-        self._eos_ids = frozenset(eos_ids)
-        self._rows = [_Row(i, row, _seed(row)) for i, row in enumerate(each)]
+        own_ids = [id_ for id_ in eos_ids if id_ < model.config.vocab_size]
+        self._rows = [_Row(i, p, _seed(p), p.end_ids(own_ids)) for i, p in enumerate(each)]
         self._device = model.body.embedding.weight.device
         self._cache = KVCache(num_layers=model.config.num_hidden_layers)
         self._ids_BT, self._starts_B = _left_padded(prompts, self._device)
@@ -100,7 +103,8 @@ class Generation:
         logits_BV = self._forward()
         params = [row.params for row in self._rows]
         uniforms = [uniform(row.seed, row.num_generated) for row in self._rows]
-        ids_B = sample(logits_BV, params, uniforms, self._seen)
+        biases = [bias_of(row.params, row.num_generated, row.end_ids) for row in self._rows]
+        ids_B = sample(biased(logits_BV, biases), params, uniforms, self._seen)
         if self._seen is not None:
             ones_B1 = torch.ones_like(ids_B[:, None], dtype=self._seen.output_BV.dtype)
             self._seen.output_BV.scatter_add_(1, ids_B[:, None], ones_B1)
@@ -142,7 +146,7 @@ class Generation:
         for i, (row, id_) in enumerate(zip(self._rows, ids, strict=True)):
             row.num_generated += 1
             reason: FinishReason | None = None
-            if id_ in self._eos_ids:
+            if id_ in row.end_ids:
                 reason = "stop"
             elif row.num_generated >= row.params.max_tokens:
                 reason = "length"
@@ -203,6 +207,17 @@ def check_prompt(model: CausalLM, prompt: Sequence[int], max_tokens: int) -> Non
             f"a prompt of {len(prompt)} tokens and max_tokens {max_tokens} exceed the "
             f"{most} positions that the model has; shorten one of them"
         )
+
+
+def check_token_params(params: SamplingParams, vocab_size: int) -> None:
+    """Raises ValueError for tokens that `params` name and the vocabulary does not have."""
+    for name in ("stop_token_ids", "logit_bias"):
+        ids = getattr(params, name)
+        if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+            wrong = next(id_ for id_ in ids if not 0 <= id_ < vocab_size)
+            raise ValueError(
+                f"{name} names token {wrong}; the vocabulary goes from 0 to {vocab_size - 1}"
+            )
 
 
 def _left_padded(

@@ -1,4 +1,4 @@
-"""From logits to the next token: penalties, temperature, truncation, and the draw.
+"""From logits to the next token: biases, penalties, temperature, truncation, and the draw.
 
 Every row has parameters of its own. A row's draw depends on its seed and its step alone
 (`uniform`), never on the rows beside it: a request gets the same text in any batch.
@@ -6,7 +6,7 @@ Every row has parameters of its own. A row's draw depends on its seed and its st
 Shapes: B rows, V vocabulary, C candidates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ from pharos.core import SamplingParams
 
 COLDEST = 1e-30
 """Temperatures below it are taken for it: float32 would make zero of them."""
+LAST_RESORT = -1e30
+"""Added to a token that is not to be drawn unless every other one is forbidden."""
 
 
 class Seen(NamedTuple):
@@ -43,6 +45,28 @@ def sample(
     likeliest_B = logits_BV.argmax(dim=-1)
     drawn_B = draw(probabilities(logits_BV, params), uniforms)
     return torch.where(torch.tensor(is_greedy, device=logits_BV.device), likeliest_B, drawn_B)
+
+
+def bias_of(
+    params: SamplingParams, num_generated: int, end_ids: Collection[int]
+) -> Mapping[int, float]:
+    """What is added to a row's logits, by token: its `logit_bias`, and what keeps a text from
+    ending before it has `min_tokens`."""
+    if num_generated >= params.min_tokens:
+        return params.logit_bias
+    return {**params.logit_bias, **dict.fromkeys(end_ids, LAST_RESORT)}
+
+
+def biased(logits_BV: Tensor, biases: Sequence[Mapping[int, float]]) -> Tensor:
+    """Logits with each row's biases added to the tokens they name."""
+    if not any(biases):
+        return logits_BV
+    rows = [row for row, bias in enumerate(biases) for _ in bias]
+    ids = [id_ for bias in biases for id_ in bias]
+    added = [value for bias in biases for value in bias.values()]
+    at = (torch.tensor(rows, device=logits_BV.device), torch.tensor(ids, device=logits_BV.device))
+    added_N = torch.tensor(added, dtype=logits_BV.dtype, device=logits_BV.device)
+    return logits_BV.index_put(at, logits_BV[at] + added_N)
 
 
 def penalized(logits_BV: Tensor, params: Sequence[SamplingParams], seen: Seen) -> Tensor:
@@ -71,8 +95,9 @@ def probabilities(logits_BV: Tensor, params: Sequence[SamplingParams]) -> Tensor
     shares_BV = logits_BV.softmax(dim=-1)
     if any(p.min_p for p in params):
         least_B1 = column("min_p") * shares_BV.amax(dim=-1, keepdim=True)
-        shares_BV = shares_BV.masked_fill(shares_BV < least_B1, 0.0)
-        shares_BV = shares_BV / shares_BV.sum(dim=-1, keepdim=True)
+        kept_BV = shares_BV.masked_fill(shares_BV < least_B1, 0.0)
+        kept_BV = kept_BV / kept_BV.sum(dim=-1, keepdim=True)
+        shares_BV = torch.where(least_B1 > 0, kept_BV, shares_BV)
     return shares_BV
 
 

@@ -61,12 +61,14 @@ class LocalModel:
     def generate_ids(self, ids: Sequence[int], params: SamplingParams) -> Iterator[Piece]:
         """Continue a sequence of tokens."""
         decoder = StreamDecoder(self.tokenizer)
-        stop = StopStrings(params.stop)
+        stop = StopStrings(params.stop, include=params.include_stop)
         reason: FinishReason = "length"
-        for token in Generation(self.model, [ids], params, eos_ids=self.tokenizer.eos_ids):
+        generation = Generation(self.model, [ids], params, eos_ids=self.tokenizer.eos_ids)
+        for count, token in enumerate(generation, start=1):
             reason = token.finish_reason or reason
-            is_end = token.finish_reason == "stop"
-            yield Piece(text="" if is_end else stop.push(decoder.push(token.id)), token=token)
+            is_left_out = token.finish_reason == "stop" and not params.include_stop
+            text = "" if is_left_out else decoder.push(token.id)
+            yield Piece(text=stop.push(text) if count > params.min_tokens else text, token=token)
             if stop.is_stopped:
                 break
         rest = stop.push(decoder.flush()) + stop.flush()

@@ -1,4 +1,5 @@
-"""Where a text must end: before the first stop string in it.
+"""Where a text must end: before the stop string that is complete first (or after it, if it is to be
+included), in whatever pieces the text comes.
 
 Of a stream, the end is held back for as long as it may be the beginning of a stop string, and not
 one character more.
@@ -8,21 +9,28 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """`push` pieces of a text for what may be passed on; once `is_stopped`, nothing more comes."""
+    """`push` pieces of a text for what may be passed on; once it is `stopped_by` one of the
+    strings, nothing more comes. Of several that are complete at once, the longest counts."""
 
-    def __init__(self, stop: Sequence[str]) -> None:
+    def __init__(self, stop: Sequence[str], *, include: bool = False) -> None:
         self._stop = tuple(stop)
+        self._include = include
         self._held = ""
-        self.is_stopped = False
+        self.stopped_by: str | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.stopped_by is not None
 
     def push(self, piece: str) -> str:
         if self.is_stopped:
             return ""
         self._held += piece
-        found = [start for text in self._stop if (start := self._held.find(text)) >= 0]
+        starts = {text: self._held.find(text) for text in self._stop}
+        found = [(at + len(text), at, text) for text, at in starts.items() if at >= 0]
         if found:
-            self.is_stopped = True
-            return self._take(min(found))
+            end, start, self.stopped_by = min(found)
+            return self._take(end if self._include else start)
         return self._take(len(self._held) - self._beginning())
 
     def flush(self) -> str:

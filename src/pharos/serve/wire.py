@@ -17,6 +17,16 @@ _HINTS = {
     "Choose a model by adding #NAME to the address",
     429: "too many requests: wait a little, or ask for a higher limit",
 }
+_AS_THEY_ARE = (
+    "presence_penalty",
+    "frequency_penalty",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "min_tokens",
+    "ignore_eos",
+)
+"""Sent under their own names, where they are not what they usually are."""
 
 
 def base_of(url: str) -> tuple[str, str]:
@@ -54,9 +64,15 @@ def chat_request(
     if params.stop:
         body["stop"] = list(params.stop)
     usual = SamplingParams()
-    for name in ("presence_penalty", "frequency_penalty", "top_k", "min_p", "repetition_penalty"):
+    for name in _AS_THEY_ARE:
         if getattr(params, name) != getattr(usual, name):
             body[name] = getattr(params, name)
+    if params.logit_bias:
+        body["logit_bias"] = {str(id_): bias for id_, bias in params.logit_bias.items()}
+    if params.stop_token_ids:
+        body["stop_token_ids"] = list(params.stop_token_ids)
+    if params.include_stop:
+        body["include_stop_str_in_output"] = True
     return body
 
 
