@@ -1,22 +1,21 @@
 """SQuAD's training paragraphs, prepared for the specialists that learn from them.
 
-Whole articles are held out: what is trained is one share of them, what is validated and calibrated
-is another, the same for reader, re-ranker and grounding checker, so that a threshold is never chosen
-on what one of them has learned. Nothing of the dev set is read here.
+Whole articles are held out: some are trained on, on others is validated and calibrated, the same
+for reader, re-ranker and grounding checker, so that a threshold is never chosen on what one of them
+has learned. Nothing of the dev set is read here.
 
 `answer_start` in the file is the first place where the answer's text stands, which need not be the
 place that is asked about ("5" stands in "1950"). `placed` chooses among all places.
 """
 
 import argparse
-import gzip
 import json
 import math
 import random
 import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -61,6 +60,11 @@ class Articles:
 
     def context(self, asked: Asked) -> str:
         return self.paragraphs[asked.article][asked.number]
+
+    def first(self, count: int) -> "Articles":
+        """The first articles alone."""
+        asked = [each for each in self.asked if each.article < count]
+        return Articles(self.paragraphs[:count], asked, self.rarity)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -206,23 +210,27 @@ def any_window(words: Words, tokens: int, draw: random.Random) -> tuple[int, int
     return words.window(draw.randint(0, _last_full(words, tokens)), tokens)
 
 
+def likeliest_window(
+    question: str, text: str, tokens: int, measure: Measure, rarity: Mapping[str, float]
+) -> tuple[int, int]:
+    """Of windows that begin at most half a length apart, that with most of the question's
+    words; the first of equals."""
+    words = measure.words(text)
+    last, step = _last_full(words, tokens), max(1, tokens // 4)
+    places = [words.window(first, tokens) for first in [*range(0, last, step), last]]
+    return max(places, key=lambda place: overlap(question, text[slice(*place)], rarity))
+
+
 def _last_full(words: Words, tokens: int) -> int:
     """The last word that a full window begins with (the first, if all words fit into one)."""
     return bisect_left(words.tokens_before, max(0, words.num_tokens - tokens))
 
 
-def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with path.open("w", encoding="utf-8") as file:
-        for count, record in enumerate(records, 1):
+        for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            count += 1
     print(f"{path}: {count:,} records")
-    return count
-
-
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open()
-    with opened as file:
-        for line in file:
-            yield json.loads(line)
