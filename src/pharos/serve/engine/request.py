@@ -63,7 +63,8 @@ class Sequence:
     values are in the cache, in the blocks `blocks` (append-only while it runs). `drafts` are
     guessed tokens that follow `tokens` and are checked in the next step. `num_cached` counts the
     prompt's tokens that were found in the prefix cache when it was last admitted. `generation` is
-    that of its adapter: a name may be loaded anew while older requests still run."""
+    that of its adapter: a name may be loaded anew while older requests still run. `block_keys` name
+    what its first full blocks hold."""
 
     request: Request
     arrival: int
@@ -71,6 +72,7 @@ class Sequence:
     num_computed: int = 0
     drafts: list[int] = field(default_factory=list)
     blocks: list[int] = field(default_factory=list)
+    block_keys: list[bytes] = field(default_factory=list)
     status: Status = Status.WAITING
     finish_reason: FinishReason | None = None
     num_cached: int = 0
@@ -132,3 +134,11 @@ class Output:
     num_cached: int = 0
     num_generated: int = 0
     queue_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """A request can never be answered, for that `reason`. There is no output of it."""
+
+    request_id: str
+    reason: str

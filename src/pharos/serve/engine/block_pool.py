@@ -1,0 +1,224 @@
+"""Who holds which block of the key-value cache: ids, reference counts, and what blocks hold.
+
+The cache is cut into blocks of `block_size` tokens (Kwon et al. 2023, arXiv:2309.06180). A block is
+
+    free    it holds nothing that anybody could want
+    used    at least one sequence has it in its table
+    cached  nobody uses it, but it still holds a prefix that a request may ask for again
+
+Only full blocks whose keys and values are computed are published under their key (`block_keys`),
+and only published blocks are shared; nobody writes to them any more. So the block that a sequence
+writes to is always its own, and nothing is ever copied on write.
+
+Whoever needs a block gets a free one, or else the cached one that was given back the longest ago.
+Before that is overwritten it is copied to the host's memory (`HostTier`), if there is any, and
+comes back from there when a prefix is asked for that begins so. That is also how a sequence that is
+preempted moves out and in: it gives its blocks back, like one that has ended, and what was not
+needed meanwhile is found where it was. Both copying and computing cost a time per token, so which
+is faster is a matter of the machine: `num_host_blocks` of 0 makes it compute.
+
+Blocks are given back last first: the end of a prefix, of use to fewest, goes first.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+
+from pharos.serve.engine.block_keys import extend_keys
+from pharos.serve.engine.host_tier import HostTier
+from pharos.serve.engine.plan import Move
+from pharos.serve.engine.request import Sequence
+
+Prefix = Seq[int | None]
+"""The blocks that hold how a sequence begins: on the device, or None where it is a copy on the host
+that must be fetched."""
+
+
+class BlockPool:
+    """`moves` collects the copies that what was handed out makes necessary, in order; the
+    scheduler takes them into its plan."""
+
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        *,
+        num_host_blocks: int = 0,
+        prefix_cache: bool = True,
+    ) -> None:
+        if num_blocks < 1 or block_size < 1 or num_host_blocks < 0:
+            raise ValueError(
+                f"{num_blocks} blocks of {block_size} tokens, {num_host_blocks} on the host: there "
+                "must be at least 1 block of 1 token, and 0 on the host"
+            )
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self.prefix_cache = prefix_cache
+        self.host = HostTier(num_host_blocks if prefix_cache else 0)
+        self.moves: list[Move] = []
+        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+        self._cached: OrderedDict[int, None] = OrderedDict()
+        self._references = [0] * num_blocks
+        self._keys: list[bytes | None] = [None] * num_blocks
+        self._tokens: list[tuple[int, ...]] = [()] * num_blocks
+        self._published: dict[bytes, int] = {}
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    @property
+    def num_cached(self) -> int:
+        return len(self._cached)
+
+    @property
+    def num_used(self) -> int:
+        return self.num_blocks - len(self._free) - len(self._cached)
+
+    @property
+    def num_available(self) -> int:
+        """Blocks that can be handed out now."""
+        return len(self._free) + len(self._cached)
+
+    def blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)
+
+    def match(self, sequence: Sequence) -> Prefix:
+        """How much of a sequence is kept already. At least its last token is left to compute, for
+        there would be no logits otherwise."""
+        if not self.prefix_cache or sequence.request.kind == "embed":
+            return []
+        count = (len(sequence.tokens) - 1) // self.block_size
+        extend_keys(sequence, self.block_size, count)
+        blocks: list[int | None] = []
+        for index, key in enumerate(sequence.block_keys[:count]):
+            tokens = self._tokens_of(sequence, index)
+            block = self._published.get(key)
+            if block is not None and self._tokens[block] == tokens:
+                blocks.append(block)
+            elif self.host.find(key, tokens) is not None:
+                blocks.append(None)
+            else:
+                break
+        return blocks
+
+    def num_needed(self, sequence: Sequence, prefix: Prefix) -> int:
+        """Of the available blocks, those that `admit` would take."""
+        in_use = sum(block is not None and self._references[block] > 0 for block in prefix)
+        return self.blocks_for(len(sequence.tokens)) - in_use
+
+    def admit(self, sequence: Sequence, prefix: Prefix) -> None:
+        """Gives a sequence the blocks of all its tokens, the first of them those of `prefix`."""
+        assert not sequence.blocks and self.num_needed(sequence, prefix) <= self.num_available
+        copies = {
+            index: self.host.read(sequence.block_keys[index])
+            for index, block in enumerate(prefix)
+            if block is None
+        }
+        for block in prefix:
+            if block is not None:
+                self._share(block)
+        for index, block in enumerate(prefix):
+            taken = self._fetch(copies[index], sequence, index) if block is None else block
+            sequence.blocks.append(taken)
+        self.grow(sequence, len(sequence.tokens))
+
+    def grow(self, sequence: Sequence, num_tokens: int) -> None:
+        """Makes room for `num_tokens` tokens in all."""
+        while len(sequence.blocks) < self.blocks_for(num_tokens):
+            sequence.blocks.append(self._allocate(sequence))
+
+    def publish(self, sequence: Sequence, start: int) -> None:
+        """Lets others share the blocks that were filled by computing the tokens from `start` to
+        `num_computed`. Where another block is published under the same key, that one stays."""
+        if not self.prefix_cache:
+            return
+        full = sequence.num_computed // self.block_size
+        extend_keys(sequence, self.block_size, full)
+        for index in range(start // self.block_size, full):
+            self._publish(sequence.blocks[index], sequence, index)
+
+    def free(self, sequence: Sequence) -> None:
+        """Takes a sequence's blocks back; what is published of them stays to be found."""
+        for block in reversed(sequence.blocks):
+            self._references[block] -= 1
+            if self._references[block] == 0:
+                kept = self._free if self._keys[block] is None else self._cached
+                kept[block] = None
+        sequence.blocks.clear()
+
+    def take_moves(self) -> list[Move]:
+        """The moves since the last call."""
+        moves, self.moves = self.moves, []
+        return moves
+
+    def clear(self) -> None:
+        """Forgets what blocks hold, here and on the host. Sequences keep theirs."""
+        self._free.update(self._cached)
+        self._cached.clear()
+        self._published.clear()
+        self._keys = [None] * self.num_blocks
+        self.host.clear()
+
+    def check(self, sequences: Iterable[Sequence]) -> None:
+        """Asserts that the blocks add up, given all sequences that have any."""
+        held = Counter(block for sequence in sequences for block in sequence.blocks)
+        assert held == Counter({b: n for b, n in enumerate(self._references) if n}), (
+            "reference counts differ from the sequences' tables"
+        )
+        ids = [*self._free, *self._cached, *held]
+        assert sorted(ids) == list(range(self.num_blocks)), "a block is lost, or there twice"
+        published = {key: b for b, key in enumerate(self._keys) if key is not None}
+        assert published == self._published, "a block is not found under its key"
+        assert all(self._keys[block] is not None for block in self._cached)
+        assert all(self._keys[block] is None for block in self._free)
+        self.host.check()
+
+    def is_writable(self, block: int) -> bool:
+        return self._references[block] == 1 and self._keys[block] is None
+
+    def _tokens_of(self, sequence: Sequence, index: int) -> tuple[int, ...]:
+        return tuple(sequence.tokens[index * self.block_size : (index + 1) * self.block_size])
+
+    def _share(self, block: int) -> None:
+        self._cached.pop(block, None)
+        self._references[block] += 1
+
+    def _fetch(self, copy: int, sequence: Sequence, index: int) -> int:
+        """A block that the copy on the host is moved to."""
+        block = self._allocate(sequence)
+        self.moves.append(Move("in", block, copy))
+        self._publish(block, sequence, index)
+        return block
+
+    def _publish(self, block: int, sequence: Sequence, index: int) -> None:
+        key = sequence.block_keys[index]
+        if key not in self._published:
+            self._published[key] = block
+            self._keys[block] = key
+            self._tokens[block] = self._tokens_of(sequence, index)
+
+    def _allocate(self, sequence: Sequence) -> int:
+        """The block after the sequence's last one, if it is free: attention reads a run of
+        consecutive blocks as one."""
+        following = sequence.blocks[-1] + 1 if sequence.blocks else -1
+        if following in self._free:
+            del self._free[following]
+            block = following
+        elif self._free:
+            block, _ = self._free.popitem(last=False)
+        else:
+            block = self._evict()
+        self._references[block] = 1
+        return block
+
+    def _evict(self) -> int:
+        block, _ = self._cached.popitem(last=False)
+        key = self._keys[block]
+        assert key is not None
+        copy = self.host.write(key, self._tokens[block])
+        if copy is not None:
+            self.moves.append(Move("out", block, copy))
+        del self._published[key]
+        self._keys[block] = None
+        return block
