@@ -6,10 +6,13 @@
     with disabled(model): ...                   # the base, bit for bit
     adapters.merge_and_unload()                 # a plain model again
 
-A model may have several, by name; those that are active add up.
+A model may have several, by name; those that are active add up. For a batch whose rows go through
+different ones, see `route`.
 """
 
 import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from torch import nn
 
@@ -17,6 +20,7 @@ from pharos.adapt.config import AdapterConfig
 from pharos.adapt.embeddings import PromptPart, TokenRowsPart
 from pharos.adapt.layers import Adapted, Part, SavedCopy, wrappers
 from pharos.adapt.plan import Place, Plan
+from pharos.adapt.routing import check_routable, is_expert, make_route, routed
 from pharos.adapt.sites import find_sites, head_copies, weight_map_of
 from pharos.models.family import Model
 
@@ -39,6 +43,8 @@ class Adapters:
         self.weight_map = weight_map_of(model)
         self.head_copies = head_copies(model)
         self.configs: dict[str, AdapterConfig] = {}
+        self._token = object()
+        self._in_experts: set[str] = set()
         model.requires_grad_(False)
 
     def add(self, config: AdapterConfig, name: str = DEFAULT, *, seed: int = 0) -> None:
@@ -59,6 +65,8 @@ class Adapters:
             wrapper = self._wrapper(place)
             wrapper.add(name, place.make(wrapper.base))
         self.configs[name] = config
+        if any(is_expert(self.model, place.ours) for place in plan.places):
+            self._in_experts.add(name)
         self.activate(name)
 
     def activate(self, *names: str) -> None:
@@ -73,6 +81,22 @@ class Adapters:
                 for part in wrapper.parts_of(name):
                     part.requires_grad_(name in names)
 
+    def route(self, parts: Sequence[tuple[str | None, int]]) -> AbstractContextManager[None]:
+        """Within it, and in this thread, a batch is made of these parts, one after another: an
+        adapter's name, or None for the base alone, and how many rows follow. Which adapters are
+        active plays no role.
+
+        Raises ValueError for an unknown name and ModelError for a model that mixes rows.
+        """
+        for name, _ in parts:
+            if name is not None:
+                self._check_known(name)
+        device = next(self.model.parameters()).device
+        route = make_route(self._token, parts, device=device)
+        if len(route.groups) > 1:
+            check_routable(self.model, {name for name, _ in route.groups} & self._in_experts)
+        return routed(route)
+
     def parts(self, name: str = DEFAULT) -> list[Part]:
         """What an adapter has, everywhere in the model: its parameters are these modules'."""
         self._check_known(name)
@@ -83,6 +107,7 @@ class Adapters:
         self._check_known(name)
         self._check_unmerged()
         del self.configs[name]
+        self._in_experts.discard(name)
         for ours, wrapper in list(wrappers(self.model)):
             wrapper.discard(name)
             if not wrapper.adapters:
@@ -128,7 +153,7 @@ class Adapters:
         module = self.model.get_submodule(place.ours)
         if isinstance(module, Adapted):
             return module
-        wrapper = place.wrapper(module)
+        wrapper = place.wrapper(module, self._token)
         self._set(place.ours, wrapper)
         return wrapper
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from pharos.adapt.config import BottleneckConfig
-from pharos.adapt.layers import Part
+from pharos.adapt.layers import Part, device_of
 from pharos.adapt.sites import Site
 from pharos.ops.feed_forward import ACTIVATIONS
 
@@ -24,7 +24,7 @@ class BottleneckPart(Part):
         self, site: Site, base: nn.Module, config: BottleneckConfig, generator: torch.Generator
     ) -> None:
         super().__init__()
-        width, device = base.out_features, base.get_parameter("weight").device
+        width, device = base.out_features, device_of(base)
         assert isinstance(width, int)
         self.name, self.activation = site.theirs, ACTIVATIONS[config.activation]
         down_SO = torch.empty(config.size, width).normal_(std=width**-0.5, generator=generator)

@@ -9,9 +9,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from pharos.adapt.layers import Adapted, Part
 from pharos.adapt.lora import EmbeddingLoraPart
+from pharos.models.readout import project
 
 
 class TokenRowsPart(Part):
@@ -32,6 +34,11 @@ class TokenRowsPart(Part):
         is_here_N = self.sorted_K[slots_N] == ids_N
         rows_ND = self.rows_KD[self.order_K[slots_N]].to(y_ND.dtype)
         return torch.where(is_here_N[..., None], rows_ND, y_ND)
+
+    def scores(self, x_D: Tensor, y_V: Tensor) -> Tensor:
+        """The scores that a head tied to the table gives, with those of these tokens made anew."""
+        own_K = linear(x_D, self.rows_KD.to(x_D.dtype))
+        return y_V.index_copy(-1, self.ids_K, own_K.to(y_V.dtype))
 
     def replaced(self, weight_VD: Tensor) -> Tensor:
         """The whole table with these rows in it."""
@@ -85,6 +92,13 @@ class AdaptedEmbedding(Adapted):
                     weight_VD = part.replaced(weight_VD)
         return weight_VD
 
+    def project(self, x_D: Tensor) -> Tensor:
+        """The scores of a head that is tied to the table: of trained tokens, by their own rows."""
+        y_V = project(self.table, x_D)
+        if (route := self.route) is not None:
+            return route.apply(x_D, y_V, self.parts_of, scores)
+        return y_V if self.is_plain else scores(self.active_parts(), x_D, y_V)
+
     @property
     def num_embeddings(self) -> int:
         return self.table.num_embeddings
@@ -94,14 +108,19 @@ class AdaptedEmbedding(Adapted):
         return self.table.embedding_dim
 
     def adapted(self, x: Tensor) -> Tensor:
-        parts = self.active_parts()
-        known = x
-        if any(isinstance(part, PromptPart) for part in parts):
-            known = x.clamp(max=self.num_embeddings - 1)
-        y: Tensor = self.base(known)
+        y: Tensor = self.base(self.known(x))
+        return self.with_each(self.active_parts(), x, y)
+
+    def with_each(self, parts: Sequence[Part], x: Tensor, y: Tensor) -> Tensor:
         for part in parts:
-            y = part(known if isinstance(part, EmbeddingLoraPart) else x, y)
+            y = part(self.known(x) if isinstance(part, EmbeddingLoraPart) else x, y)
         return y
+
+    def known(self, x: Tensor) -> Tensor:
+        """The ids, with those of a prompt's rows replaced: some id of the vocabulary."""
+        parts = self.active_parts() if self.route is None else self.every_part()
+        has_prompt = any(isinstance(part, PromptPart) for part in parts)
+        return x.clamp(max=self.num_embeddings - 1) if has_prompt else x
 
     @torch.no_grad()
     def with_parts(self) -> nn.Module:
@@ -112,6 +131,14 @@ class AdaptedEmbedding(Adapted):
             assert isinstance(part, EmbeddingLoraPart | TokenRowsPart)
             part.merge_into(weight_VD)
         return embedding_of(weight_VD.to(before.dtype))
+
+
+def scores(parts: Sequence[Part], x_D: Tensor, y_V: Tensor) -> Tensor:
+    """What a tied head gave, with the scores of the tokens that have rows of their own."""
+    for part in parts:
+        if isinstance(part, TokenRowsPart):
+            y_V = part.scores(x_D, y_V)
+    return y_V
 
 
 def embedding_of(weight_VD: Tensor) -> nn.Embedding:

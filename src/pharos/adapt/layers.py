@@ -3,17 +3,22 @@
 A wrapper keeps the module that was there (`base`) and the parts of each adapter by its name; the
 parts of those that are `active` take part. Switched off, or with no active part, it is its base,
 bit for bit. Merged, it is `merged`: a module of the base's kind with everything in its weights.
+Within a route (`pharos.adapt.routing`) each row of a batch has the parts of its own adapter,
+whichever are active.
 
 Shapes: N rows (any number of dimensions), I inputs, O outputs, V vocabulary, D hidden width.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from pharos.adapt.routing import Route, current_route
+from pharos.models.readout import project
 
 
 @runtime_checkable
@@ -39,11 +44,13 @@ class Part(nn.Module):
 
 
 class Adapted(nn.Module):
-    """A module with the parts of adapters. `enabled` switches all of them."""
+    """A module with the parts of adapters. `enabled` switches all of them. `owner` are the adapters
+    whose routes it follows."""
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: nn.Module, owner: object) -> None:
         super().__init__()
         self.base = base
+        self.owner = owner
         self.merged: nn.Module | None = None
         self.adapters = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
@@ -51,8 +58,22 @@ class Adapted(nn.Module):
         self.train(base.training)
 
     def forward(self, x: Tensor) -> Tensor:
+        if (route := self.route) is not None:
+            return route.apply(x, self.base(self.known(x)), self.parts_of, self.with_each)
         y: Tensor = self.current(x) if self.is_plain else self.adapted(x)
         return y
+
+    @property
+    def route(self) -> Route | None:
+        """That of the batch that is computed, if it has one."""
+        route = current_route(self.owner) if self.enabled else None
+        if route is not None and self.merged is not None:
+            raise ValueError("the adapters are merged; unmerge them before a batch of several")
+        return route
+
+    def known(self, x: Tensor) -> Tensor:
+        """What of an input the base can read."""
+        return x
 
     @property
     def current(self) -> nn.Module:
@@ -65,6 +86,9 @@ class Adapted(nn.Module):
 
     def active_parts(self) -> list[Part]:
         return [part for name in self.active for part in self.parts_of(name)]
+
+    def every_part(self) -> list[Part]:
+        return [part for name in self.adapters for part in self.parts_of(name)]
 
     def parts_of(self, name: str) -> list[Part]:
         if name not in self.adapters:
@@ -93,6 +117,10 @@ class Adapted(nn.Module):
         """The output, with the active parts."""
 
     @abstractmethod
+    def with_each(self, parts: Sequence[Part], x: Tensor, y: Tensor) -> Tensor:
+        """What the base gave for `x`, with these parts in their turn."""
+
+    @abstractmethod
     def with_parts(self) -> nn.Module:
         """A new module of the base's kind with the active parts in its weights. Raises ValueError
         (see `check_mergeable`) if they cannot be."""
@@ -104,6 +132,11 @@ def weight_of(base: nn.Module, dtype: torch.dtype) -> Tensor:
         return base.dequantize(dtype)
     weight: Tensor = base.get_parameter("weight")
     return weight.to(dtype)
+
+
+def device_of(base: nn.Module) -> torch.device:
+    """Where a linear computes. (One that is packed for the processor has no parameters.)"""
+    return next((p.device for p in base.parameters()), torch.device("cpu"))
 
 
 def merged_dtype(base: nn.Module) -> torch.dtype:
@@ -178,12 +211,25 @@ class AdaptedCopy(Adapted):
         y: Tensor = self.current(x)
         return y
 
+    def with_each(self, parts: Sequence[Part], x: Tensor, y: Tensor) -> Tensor:
+        copied: Tensor = _only(parts)(x)
+        return copied.to(y.dtype)
+
+    def _with_each_projected(self, parts: Sequence[Part], x: Tensor, y: Tensor) -> Tensor:
+        return project(_only(parts), x).to(y.dtype)
+
     @property
     def current(self) -> nn.Module:
         copies = [cast(SavedCopy, part).module for part in self.active_parts()]
         if self.enabled and self.merged is None and copies:
             return copies[-1]
         return super().current
+
+    def project(self, x_D: Tensor) -> Tensor:
+        """The scores of a head that is tied to a table of which this is a copy."""
+        if (route := self.route) is None:
+            return project(self.current, x_D)
+        return route.apply(x_D, project(self.base, x_D), self.parts_of, self._with_each_projected)
 
     @property
     def weight(self) -> Tensor:
@@ -192,3 +238,8 @@ class AdaptedCopy(Adapted):
 
     def with_parts(self) -> nn.Module:
         return self.current
+
+
+def _only(parts: Sequence[Part]) -> nn.Module:
+    (part,) = parts
+    return cast(SavedCopy, part).module

@@ -12,7 +12,7 @@ from torch.nn.functional import embedding, linear
 from pharos.adapt.config import LoraConfig
 from pharos.adapt.dora import row_factors, row_lengths
 from pharos.adapt.fast_lora import LowRank, add_rows, low_rank
-from pharos.adapt.layers import Part, weight_of
+from pharos.adapt.layers import Part, device_of, weight_of
 from pharos.adapt.sites import Site
 from pharos.ops.frozen_linear import compute_dtype
 
@@ -34,7 +34,7 @@ class LoraPart(Part):
         self.name, self.rows = site.theirs, site.rows(out_features)
         self.scale = scale_of(config, site.theirs, rank)
         self.dropout = nn.Dropout(config.lora_dropout)
-        device = base.get_parameter("weight").device
+        device = device_of(base)
         num_rows = self.rows.stop - self.rows.start
         bound = in_features**-0.5
         a_RI = torch.empty(rank, in_features).uniform_(-bound, bound, generator=generator)

@@ -130,12 +130,17 @@ class Plan:
             )
 
     def check(self) -> None:
-        """No module can be wrapped in two ways."""
+        """No module can be wrapped in two ways, nor one that is more than a linear."""
         kinds: dict[str, set[type[Adapted]]] = {}
         for place in self.places:
             standing = self.model.get_submodule(place.ours)
             there: set[type[Adapted]] = {type(standing)} if isinstance(standing, Adapted) else set()
             kinds.setdefault(place.ours, there).add(place.wrapper)
+            if getattr(standing, "gelu", False):
+                raise ModelError(
+                    f"{place.ours} was converted together with the GELU behind it; load adapters "
+                    "before the model is converted"
+                )
         for ours, found in kinds.items():
             if len(found) > 1:
                 raise ModelError(f"{ours} is both adapted and in modules_to_save; choose one")

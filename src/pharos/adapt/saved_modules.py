@@ -4,8 +4,10 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
+from pharos.adapt.layers import Dequantizes, linear_like, weight_of
 from pharos.adapt.sites import has_ending
 from pharos.core.errors import ModelError
 from pharos.models.family import Body, Model
@@ -20,6 +22,8 @@ class SavedModule:
     sources: Mapping[str, Source]
 
     def copy_of(self, module: nn.Module) -> nn.Module:
+        if isinstance(module, Dequantizes):
+            module = linear_like(module, weight_of(module, torch.float32))
         return copy.deepcopy(module).float().requires_grad_()
 
     @property

@@ -9,12 +9,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from pharos.core.errors import ModelError
 from pharos.models.config import with_labels
 from pharos.models.family import Body, Model
-from pharos.models.readout import Readout, plain_weight
+from pharos.models.readout import Readout, plain_weight, project
 from pharos.models.weight_map import One, Source, below
 
 
@@ -75,7 +74,7 @@ class MaskedLM(EncoderHead):
 
     def logits(self, x_D: Tensor) -> Tensor:
         """`[B, T, V]`. In training, the hidden states behind a mask are enough."""
-        return linear(self.transform(x_D), self.body.embedding.weight, self.bias)
+        return project(self.body.embedding, self.transform(x_D), self.bias)
 
     def transform(self, x_D: Tensor) -> Tensor:
         y_D: Tensor = self.norm(self.gelu(self.dense(x_D)))

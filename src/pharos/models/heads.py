@@ -7,12 +7,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from pharos.models.config import with_labels
 from pharos.models.family import Body, Model
 from pharos.models.kv_cache import Cache
-from pharos.models.readout import Readout, plain_weight
+from pharos.models.readout import Readout, plain_weight, project
 from pharos.models.weight_map import One, Source, below
 from pharos.ops.masks import Mask
 
@@ -44,7 +43,7 @@ class CausalLM(Model):
     def logits(self, x_BTD: Tensor) -> Tensor:
         """Hidden states to logits: for those who need only some of them."""
         if self.lm_head is None:
-            return linear(x_BTD, self.body.embedding.weight)
+            return project(self.body.embedding, x_BTD)
         y_BTV: Tensor = self.lm_head(x_BTD)
         return y_BTV
 

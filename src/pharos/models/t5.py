@@ -19,13 +19,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from pharos.core.errors import ModelError
 from pharos.models.config import MOST_LAYERS, ModelConfig, check_size
 from pharos.models.family import AttentionShape, Body, Family
 from pharos.models.kv_cache import attend
-from pharos.models.readout import Readout, plain_weight
+from pharos.models.readout import Readout, plain_weight, project
 from pharos.models.seq2seq import (
     EncoderDecoder,
     KeysAndValues,
@@ -339,9 +338,11 @@ class T5LM(Seq2SeqLM):
         self.lm_head = None if config.tie_word_embeddings else nn.Linear(*size, bias=False)
 
     def logits(self, x_RTD: Tensor) -> Tensor:
-        tied: nn.Embedding = self.body.embedding
-        weight_VD = tied.weight if self.lm_head is None else self.lm_head.weight
-        return linear(self.scaled(x_RTD), weight_VD)
+        x_RTD = self.scaled(x_RTD)
+        if self.lm_head is None:
+            return project(self.body.embedding, x_RTD)
+        y_RTV: Tensor = self.lm_head(x_RTD)
+        return y_RTV
 
     def scaled(self, x_D: Tensor) -> Tensor:
         return x_D * self.config.hidden_size**-0.5 if self.config.scale_decoder_outputs else x_D

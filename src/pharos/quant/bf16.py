@@ -17,12 +17,18 @@ class PackedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, gelu: bool) -> None:
         super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         self.gelu = gelu
-        self.bias_O = None if linear.bias is None else linear.bias.detach()
-        self.packed_OI = pack_weight(linear.weight.detach())
+        packed_OI = pack_weight(linear.weight.detach())
+        self.weight = nn.Parameter(packed_OI, requires_grad=False)
+        self.bias = linear.bias
 
     def forward(self, x_NI: Tensor) -> Tensor:
-        return packed_linear(x_NI, self.packed_OI, self.bias_O, gelu=self.gelu)
+        return packed_linear(x_NI, self.weight, self.bias, gelu=self.gelu)
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The weight `[O, I]` as it was."""
+        return self.weight.to_dense().to(dtype)
 
 
 def convert_bf16(model: M) -> M:
