@@ -68,7 +68,7 @@ class GrammarState:
     def error(self) -> str | None:
         """Why the output cannot go on, where its grammar became too complex to be followed: there
         are limits on the work of a step."""
-        return _in_one_line(self.matcher.get_error()) if self.matcher.is_error() else None
+        return _error(self.matcher) if self.matcher.is_error() else None
 
     @property
     def is_accepting(self) -> bool:
@@ -180,7 +180,7 @@ class GrammarCompiler:
         if not first.is_error():
             first.compute_bitmask()  # some errors show only here
         if first.is_error():
-            raise _refused(grammar, first.get_error())
+            raise _refused(grammar, _error(first))
         return CompiledGrammar(matcher, self._eos_ids)
 
 
@@ -283,6 +283,11 @@ def _choices(text: str) -> list[str]:
 
 def _refused(grammar: Grammar, reason: str) -> GrammarError:
     return GrammarError(f"this {grammar.kind} cannot be enforced: {_in_one_line(reason)}")
+
+
+def _error(matcher: LLMatcher) -> str:
+    message = matcher.get_error().replace("<non-verbose/>", "")
+    return "no text satisfies it" if "NoExtension" in message else _in_one_line(message)
 
 
 def _in_one_line(message: str) -> str:

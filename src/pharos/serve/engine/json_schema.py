@@ -1,8 +1,10 @@
-"""What of a JSON schema cannot be enforced while an output is written, and goes unsaid otherwise.
+"""A JSON schema, made ready for the grammar library.
 
-The grammar library refuses by name what it knows and cannot enforce (`not`, `if`, `uniqueItems`).
-What it does not know it takes for an annotation, as the specification says. But words of old drafts
-were constraints once, and whoever writes them means them.
+The library refuses by name what it knows and cannot enforce (`not`, `if`, `uniqueItems`). Two
+things are left to say. What it does not know it takes for an annotation, as the specification asks;
+but words of old drafts were constraints once, and whoever writes them means them: they are refused.
+And its dates have a 29th of February each year, and its minutes 61 seconds; ours are those of the
+calendar.
 """
 
 import json
@@ -15,39 +17,65 @@ REPLACED = {"divisibleBy": "multipleOf", "extends": "allOf", "disallow": "not"}
 SCHEMA = ("additionalItems", "additionalProperties", "items")
 SCHEMAS = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
 NAMED_SCHEMAS = ("$defs", "definitions", "patternProperties", "properties")
-"""Where a schema has others, of the keywords that the grammar library takes."""
+"""Where a schema has others, of the keywords that the library takes."""
+
+_YEAR = "(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
+_FOURTH = "(?:0[48]|[2468][048]|[13579][26])"
+_LEAP_YEAR = f"(?:[0-9]{{2}}{_FOURTH}|{_FOURTH}00)"
+_MONTH_AND_DAY = (
+    "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    "|02-(?:0[1-9]|1[0-9]|2[0-8]))"
+)
+_HOUR_AND_MINUTE = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+_DATE = f"(?:{_YEAR}-{_MONTH_AND_DAY}|{_LEAP_YEAR}-02-29)"
+_TIME = f"{_HOUR_AND_MINUTE}:[0-5][0-9](?:\\.[0-9]{{1,9}})?(?:Z|[+-]{_HOUR_AND_MINUTE})"
+PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T{_TIME}$"}
+"""RFC 3339, as far as the calendar goes: there is no year 0, and seconds do not leap."""
 
 
 def read_schema(text: str) -> dict[str, Any]:
-    """Raises ValueError for what is no JSON schema, and for one that nothing or not all of it could
-    be held to."""
+    """Raises ValueError for what is no JSON schema, and for words that would be skipped."""
     try:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"the JSON schema cannot be read: {error}") from error
+        raise ValueError(f"it cannot be read: {error}") from error
     if schema is True:
         return {}
     if not isinstance(schema, dict):
-        raise ValueError(
-            f"a JSON schema is an object, and this is {text[:80]}; {{}} allows every JSON value"
-        )
-    for keyword in _keywords(schema):
-        if keyword in REPLACED:
-            raise ValueError(
-                f"{keyword!r} is of draft 3 of JSON Schema and is not enforced; say "
-                f"{REPLACED[keyword]!r}, as later drafts do"
-            )
+        raise ValueError(f"a schema is an object, and not {text[:80]}; {{}} allows every value")
+    for part in _parts(schema):
+        _refuse_replaced(part)
+        _use_calendar(part)
     return schema
 
 
-def _keywords(schema: object) -> Iterator[str]:
-    """The keywords of a schema and of those inside of it. Names of properties are none."""
-    waiting = [schema]
+def _refuse_replaced(schema: dict[str, Any]) -> None:
+    for keyword in REPLACED.keys() & schema.keys():
+        raise ValueError(
+            f"{keyword!r} is of draft 3 and is not enforced; write {REPLACED[keyword]!r}, as "
+            "later drafts do"
+        )
+
+
+def _use_calendar(schema: dict[str, Any]) -> None:
+    name = schema.get("format")
+    if isinstance(name, str) and name in PATTERNS:
+        del schema["format"]
+        if "pattern" in schema:
+            schema["allOf"] = [*schema.get("allOf", []), {"pattern": PATTERNS[name]}]
+        else:
+            schema["pattern"] = PATTERNS[name]
+
+
+def _parts(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The schema and those inside of it: the values of keywords, not what only looks so (a property
+    may be called "format")."""
+    waiting: list[object] = [schema]
     while waiting:
-        schema = waiting.pop()
-        if isinstance(schema, dict):
-            yield from schema
-            waiting += _inner(schema)
+        part = waiting.pop()
+        if isinstance(part, dict):
+            waiting += _inner(part)
+            yield part
 
 
 def _inner(schema: dict[str, Any]) -> Iterator[object]:
