@@ -3,10 +3,10 @@ own search takes for ones that could.
 
     python -m recipes.specialists.reranker [--data DIR] [--out DIR] [--articles 160]
 
-The paragraphs of some training articles become a library, and each question is searched for in it. A question's
-negatives are passages that were found and do not hold its answer: one of the first, one of those
-further down. Each is shown by the window that has most of the question's words, as the program
-shows it.
+The paragraphs of some training articles become a library, and each question is searched for in it.
+A question's negatives are passages that were found and do not hold its answer: two of the first,
+one of those further down. Each is shown by the window that has most of the question's words, as the
+program shows it.
 """
 
 import argparse
