@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pharos.ops import mean_pool, pack
-from pharos.ops.packing import pack_padded
+from pharos.ops.packing import pack_padded, tighten
 
 lengths = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
@@ -59,3 +59,20 @@ def test_the_mean_is_over_tokens_and_never_over_padding(lengths: list[int]) -> N
     x_ND = torch.where(batch.ids[:, None] > 0, batch.positions[:, None].double(), torch.nan)
     means = mean_pool(x_ND, batch.runs).squeeze(1)
     torch.testing.assert_close(means, torch.tensor([(length - 1) / 2 for length in lengths]))
+
+
+def test_a_padded_batch_loses_its_padding_and_nothing_else() -> None:
+    lengths = [3, 40, 17, 33, 40]
+    valid_BT = torch.arange(40) < torch.tensor(lengths)[:, None]
+    ids_BT = torch.randint(1, 100, (5, 40))
+    tight, rows_N = tighten(pack_padded(ids_BT, torch.arange(40), valid_BT=valid_BT))
+    assert [(run.texts, run.length) for run in tight.runs] == [(3, 40), (1, 32), (1, 16)]
+    assert sorted(rows_N[tight.is_token].tolist()) == valid_BT.flatten().nonzero()[:, 0].tolist()
+    assert torch.equal(tight.ids, ids_BT.flatten()[rows_N])
+    assert torch.equal(tight.positions, rows_N % 40)
+
+
+def test_padding_on_the_left_stays() -> None:
+    valid_BT = torch.tensor([[False, True, True], [True, True, True]])
+    batch = pack_padded(torch.ones(2, 3, dtype=torch.long), torch.arange(3), valid_BT=valid_BT)
+    assert tighten(batch)[0] is batch

@@ -99,7 +99,7 @@ class _FastLora(torch.autograd.Function):
             gradients.append((d_NR.T @ x_NI).to(a_RI.dtype))
             gradients.append((d_NO.T @ (x_NI @ a_RI.to(dtype).T)).mul_(scale).to(b_OR.dtype))
             if dx_NI is not None:
-                dx_NI.addmm_(d_NR, a_RI.to(dtype))
+                dx_NI += d_NR @ a_RI.to(dtype)  # in bf16 on a CPU, addmm_ takes four times as long
         dx = None if dx_NI is None else dx_NI.view(x.shape).to(x.dtype)
         dbias_O = dy_NO.sum(dim=0).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None
         return dx, None, dbias_O, None, None, *gradients

@@ -155,6 +155,8 @@ class BigBirdLayer(nn.Module):
 class BigBird(PackedEncoder):
     """From tokens to their last hidden states."""
 
+    can_tighten: ClassVar[bool] = False  # the random blocks depend on the length
+
     def __init__(self, config: BigBirdConfig) -> None:
         super().__init__(config, width=config.hidden_size)
         layers = range(config.num_hidden_layers)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pharos.models.config import ModelConfig, check_choice, check_divides, check_same
 from pharos.models.family import Body
 from pharos.models.weight_map import Joined, One, Source, under
-from pharos.ops.packing import Packed, pack_padded
+from pharos.ops.packing import Packed, pack_padded, tighten
 
 GELUS = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 """The names of Hugging Face's `hidden_act`, and how torch's GELU is to approximate."""
@@ -72,6 +72,8 @@ class PackedEncoder(Body):
     max_positions: int
     first_position = 0
     """The row of the position table where a text begins."""
+    can_tighten: ClassVar[bool] = True
+    """Whether nothing depends on how far a text is padded, so that padding may be left out."""
 
     def __init__(self, config: EncoderConfig, *, width: int) -> None:
         super().__init__()
@@ -98,7 +100,12 @@ class PackedEncoder(Body):
         """Hidden states `[B, T, D]`. `valid_BT` is true where a token is one and false where it is
         padding (default: all are tokens); what stands at padding has no meaning."""
         batch = self.pack(ids_BT, valid_BT, token_types_BT)
-        return self.encode(batch).view(*ids_BT.shape, -1)
+        if not self.can_tighten or ids_BT.device.type != "cpu":
+            return self.encode(batch).view(*ids_BT.shape, -1)
+        tight, rows_N = tighten(batch)
+        x_ND = self.encode(tight)
+        padded = x_ND.new_zeros(ids_BT.numel(), x_ND.shape[-1])
+        return padded.index_copy(0, rows_N, x_ND).view(*ids_BT.shape, -1)
 
     def pack(
         self, ids_BT: Tensor, valid_BT: Tensor | None, token_types_BT: Tensor | None

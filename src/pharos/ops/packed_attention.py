@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
+from pharos.ops.attention.fused import fused_attention
 from pharos.ops.packing import Run
 
 
@@ -17,13 +17,12 @@ def packed_attention(qkv_N3HK: Tensor, runs: Sequence[Run], *, dropout: float = 
     `dropout` is the share of the weights that are dropped."""
     heads_HK = qkv_N3HK.shape[2:]
     outputs = []
-    for run in runs:
-        qkv_BT3HK = qkv_N3HK[run.rows].view(run.texts, run.length, 3, *heads_HK)
+    # Slices would do, but the gradient of each is as large as the batch.
+    for run, qkv_M3HK in zip(runs, qkv_N3HK.split([r.num_rows for r in runs]), strict=True):
+        qkv_BT3HK = qkv_M3HK.view(run.texts, run.length, 3, *heads_HK)
         q_BHTK, k_BHTK, v_BHTK = qkv_BT3HK.permute(2, 0, 3, 1, 4)
         mask_B11T = None if run.mask is None else run.mask[:, None, None, :]
-        out_BHTK = scaled_dot_product_attention(
-            q_BHTK, k_BHTK, v_BHTK, attn_mask=mask_B11T, dropout_p=dropout
-        )
+        out_BHTK = fused_attention(q_BHTK, k_BHTK, v_BHTK, matrix=mask_B11T, dropout=dropout)
         outputs.append(out_BHTK.transpose(1, 2).flatten(0, 1))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 

@@ -31,8 +31,12 @@ class Run(NamedTuple):
     mask: Tensor | None
 
     @property
+    def num_rows(self) -> int:
+        return self.texts * self.length
+
+    @property
     def rows(self) -> slice:
-        return slice(self.start, self.start + self.texts * self.length)
+        return slice(self.start, self.start + self.num_rows)
 
 
 class Packed(NamedTuple):
@@ -92,6 +96,40 @@ def pack_padded(
     token_types_N = None if token_types_BT is None else token_types_BT.flatten()
     run = Run(0, len(ids_BT), ids_BT.shape[1], mask_BT)
     return Packed(ids_BT.flatten(), positions_BT.expand_as(ids_BT).flatten(), [run], token_types_N)
+
+
+def tighten(batch: Packed, *, multiple: int = LENGTH_MULTIPLE) -> tuple[Packed, Tensor]:
+    """A padded batch (a single run) without most of its padding: texts of about one length
+    together, the longest first. Also which row of the padded batch each row was, `[N]`. What is
+    padded on the left stays as it is."""
+    (run,) = batch.runs
+    lengths = _lengths(run)
+    if lengths is None:
+        return batch, torch.arange(len(batch.ids), device=batch.ids.device)
+    padded = [min(run.length, -(-length // multiple) * multiple) for length in lengths]
+    order = sorted(range(run.texts), key=lambda text: -padded[text])
+    columns_T = torch.arange(run.length, device=batch.ids.device)
+    rows_N = torch.cat([columns_T[: padded[text]] + text * run.length for text in order])
+    runs: list[Run] = []
+    start = 0
+    for length, group in groupby(order, key=padded.__getitem__):
+        texts = list(group)
+        mask = _token_mask([lengths[text] for text in texts], length, batch.ids.device)
+        runs.append(Run(start, len(texts), length, mask))
+        start += runs[-1].num_rows
+    types = None if batch.token_types is None else batch.token_types[rows_N]
+    return Packed(batch.ids[rows_N], batch.positions[rows_N], runs, types), rows_N
+
+
+def _lengths(run: Run) -> list[int] | None:
+    """The number of tokens of each text; None unless all padding is on the right, and some is."""
+    if run.mask is None:
+        return None
+    lengths_B = run.mask.sum(dim=1)
+    columns_T = torch.arange(run.length, device=run.mask.device)
+    is_on_right = torch.equal(run.mask, columns_T < lengths_B[:, None])
+    lengths: list[int] = lengths_B.tolist()
+    return lengths if is_on_right and 0 < min(lengths) < run.length else None
 
 
 def mean_pool(x_ND: Tensor, runs: Sequence[Run]) -> Tensor:

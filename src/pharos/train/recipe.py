@@ -40,14 +40,18 @@ DATA_FOLDER = "./data"
 class ModelSection:
     """One of three: `load` goes on from a folder (or a model's name); `config` is the content of a
     `config.json`, to begin with fresh weights; `student_of` with `layers` begins with every so
-    manieth layer of a folder's model."""
+    manieth layer of a folder's model. `dropout` is the share that is dropped everywhere in it
+    (default: as its config says)."""
 
     load: str | None = None
     config: Mapping[str, Any] | None = None
     student_of: str | None = None
     layers: int | None = None
+    dropout: float | None = None
 
     def __post_init__(self) -> None:
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; it must be 0 (none) to below 1")
         given = [key for key in ("load", "config", "student_of") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(

@@ -28,6 +28,7 @@ from pharos.data.rows import Rows, row_generator
 from pharos.data.tokenizer import Tokenizer
 from pharos.models.checkpoint import read_config
 from pharos.models.describe import describe
+from pharos.models.dropout import set_dropout
 from pharos.models.family import Body, Model, Task
 from pharos.models.generation import Generation
 from pharos.models.heads import CausalLM
@@ -125,6 +126,8 @@ class Run:
             seed=recipe.seed,
             is_frozen=recipe.adapter is not None,
         )
+        if recipe.model.dropout is not None:
+            set_dropout(self.network, recipe.model.dropout)
         self._check_model(self.network, parts.task)
         self._check_sample()
         self.task = parts.task

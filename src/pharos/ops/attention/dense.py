@@ -6,8 +6,8 @@ width of a head.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
+from pharos.ops.attention.fused import fused_attention
 from pharos.ops.attention.scoring import Scoring
 from pharos.ops.masks import Causal, Full, Mask
 
@@ -51,9 +51,7 @@ def sdpa_attention(
         return _shared(q_BHTK, k_BGSK, v_BGSK, None, scale, dropout)
     if bias is None and isinstance(mask, Causal) and q_start == 0:
         k_BHSK, v_BHSK = _every_head(k_BGSK, q_BHTK), _every_head(v_BGSK, q_BHTK)
-        return scaled_dot_product_attention(
-            q_BHTK, k_BHSK, v_BHSK, is_causal=True, scale=scale, dropout_p=dropout
-        )
+        return fused_attention(q_BHTK, k_BHSK, v_BHSK, is_causal=True, scale=scale, dropout=dropout)
     q_T, k_S = scoring.positions(q_BHTK, k_BGSK)
     allowed = matrix = mask.allows(q_T, k_S)
     if bias is not None:
@@ -63,8 +61,8 @@ def sdpa_attention(
         out_BHTK = _shared(q_BHTK, k_BGSK, v_BGSK, matrix, scale, dropout)
     else:
         k_BHSK, v_BHSK = _every_head(k_BGSK, q_BHTK), _every_head(v_BGSK, q_BHTK)
-        out_BHTK = scaled_dot_product_attention(
-            q_BHTK, k_BHSK, v_BHSK, attn_mask=matrix, scale=scale, dropout_p=dropout
+        out_BHTK = fused_attention(
+            q_BHTK, k_BHSK, v_BHSK, matrix=matrix, scale=scale, dropout=dropout
         )
     return out_BHTK.masked_fill(~allowed.any(dim=-1, keepdim=True), 0.0)
 
@@ -87,8 +85,8 @@ def _shared(
     head: nothing is copied."""
     groups, length, width = k_BGSK.shape[1], q_BHTK.shape[2], q_BHTK.shape[3]
     q_BGRK = q_BHTK.reshape(len(q_BHTK), groups, -1, width)
-    out_BGRK = scaled_dot_product_attention(
-        q_BGRK, k_BGSK, v_BGSK, attn_mask=matrix_B11S, scale=scale, dropout_p=dropout
+    out_BGRK = fused_attention(
+        q_BGRK, k_BGSK, v_BGSK, matrix=matrix_B11S, scale=scale, dropout=dropout
     )
     return out_BGRK.view(len(q_BHTK), -1, length, v_BGSK.shape[3])
 
