@@ -13,6 +13,7 @@ K head width, P blocks of C tokens, T rows of a sequence, S keys of it, B sequen
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -20,10 +21,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from pharos.ops.attention import attention
-from pharos.ops.masks import Both, Causal, Full, Mask, Window
+from pharos.ops.attention.chunk import chunk_attention
+from pharos.ops.masks import Both, Causal, Mask, Window
 from pharos.ops.positions import DistanceBias
 
-MOST_GATHERED = 256
+MOST_GATHERED = 96
 """Keys of a sequence that is read together with others: a longer one is soonest read alone."""
 MOST_ROWS = 8
 """Rows of such a sequence: the newest token, and drafts."""
@@ -43,14 +45,16 @@ class Segment(NamedTuple):
 
 
 class Alone(NamedTuple):
-    """A sequence that is read by itself: of its keys those from position `first` on, which begin
-    `offset` tokens into `blocks`. These are a slice if they follow each other."""
+    """A sequence that is read by itself: `num_rows` rows, and the `num_keys` keys up to the last
+    one's. `first_slot` counts tokens through all blocks; or, where the blocks do not follow each
+    other, through `blocks`. Where it `is_cut`, some row is too far from one of the keys."""
 
-    rows: slice
-    first: int
+    first_row: int
+    num_rows: int
     num_keys: int
-    offset: int
-    blocks: slice | Tensor
+    first_slot: int
+    blocks: Tensor | None
+    is_cut: bool
 
 
 class Group(NamedTuple):
@@ -63,8 +67,12 @@ class Group(NamedTuple):
 
 
 class Reads(NamedTuple):
+    """First those alone, then the groups; row n of the batch is row `order_N[n]` of what comes of
+    it (None: they are in the order of the batch)."""
+
     alone: list[Alone]
     groups: list[Group]
+    order_N: Tensor | None
 
 
 class FlatBatch:
@@ -96,32 +104,42 @@ class FlatBatch:
         return self._reads[key]
 
     def _plan(self, look_back: int | None, gather: bool) -> Reads:
-        reads, row = Reads([], []), 0
+        alone: list[_Placed] = []
         similar: dict[tuple[int, int], list[_Placed]] = defaultdict(list)
+        for placed in self._placed(look_back):
+            num_rows, num_keys = placed.segment.num_tokens, placed.num_keys
+            if gather and num_rows <= MOST_ROWS and num_keys <= MOST_GATHERED:
+                similar[num_rows, num_keys.bit_length()].append(placed)
+            else:
+                alone.append(placed)
+        return Reads(
+            [self._alone(placed, look_back) for placed in alone],
+            [self._group(members, look_back) for members in similar.values()],
+            self._order([*alone, *chain.from_iterable(similar.values())]),
+        )
+
+    def _placed(self, look_back: int | None) -> Iterator["_Placed"]:
+        row = 0
         for segment in self.segments:
             first = 0 if look_back is None else max(segment.start - look_back, 0)
-            placed = _Placed(segment, row, first)
-            is_small = segment.num_tokens <= MOST_ROWS and placed.num_keys <= MOST_GATHERED
-            if gather and is_small:
-                similar[segment.num_tokens, placed.num_keys.bit_length()].append(placed)
-            else:
-                reads.alone.append(self._alone(placed))
+            yield _Placed(segment, row, first)
             row += segment.num_tokens
-        for members in similar.values():
-            if len(members) == 1:
-                reads.alone.append(self._alone(members[0]))
-            else:
-                reads.groups.append(self._group(members, look_back))
-        return reads
 
-    def _alone(self, placed: "_Placed") -> Alone:
-        segment, row, first = placed
-        start, stop = first // self.block_size, -(-segment.stop // self.block_size)
-        ids = list(segment.table[start:stop])
-        follow_each_other = ids == list(range(ids[0], ids[0] + len(ids)))
-        blocks = slice(ids[0], ids[-1] + 1) if follow_each_other else self._tensor(ids)
-        rows = slice(row, row + segment.num_tokens)
-        return Alone(rows, first, placed.num_keys, first % self.block_size, blocks)
+    def _order(self, read: "Sequence[_Placed]") -> Tensor | None:
+        rows = [placed.row + i for placed in read for i in range(placed.segment.num_tokens)]
+        return None if rows == list(range(len(rows))) else self._tensor(rows).argsort()
+
+    def _alone(self, placed: "_Placed", look_back: int | None) -> Alone:
+        segment, size = placed.segment, self.block_size
+        first_block, offset = divmod(placed.first, size)
+        ids = list(segment.table[first_block : -(-segment.stop // size)])
+        blocks = None
+        if ids == list(range(ids[0], ids[0] + len(ids))):
+            offset += ids[0] * size
+        else:
+            blocks = self._tensor(ids)
+        is_cut = look_back is not None and placed.num_keys > look_back + 1
+        return Alone(placed.row, segment.num_tokens, placed.num_keys, offset, blocks, is_cut)
 
     def _group(self, members: "Sequence[_Placed]", look_back: int | None) -> Group:
         """Padding is the sequence's last key once more: only slots that were written may be read,
@@ -141,8 +159,10 @@ class FlatBatch:
 
     def _slots(self, segment: Segment, first: int) -> list[int]:
         """Where the keys from position `first` on stand, counted in tokens through all blocks."""
-        size, table = self.block_size, segment.table
-        return [table[i // size] * size + i % size for i in range(first, segment.stop)]
+        size, first_block = self.block_size, first // self.block_size
+        blocks = segment.table[first_block : -(-segment.stop // size)]
+        slots = [slot for id_ in blocks for slot in range(id_ * size, (id_ + 1) * size)]
+        return slots[first - first_block * size : segment.stop - first_block * size]
 
     def _tensor(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)
@@ -183,23 +203,21 @@ def paged_attention(
     tokens' positions in their sequence. Raises ValueError for a mask that lets a token see later
     ones, or is not a window."""
     reads = batch.reads(look_back(mask), gather=bias is None)
-    out_NHK = torch.empty_like(q_NHK)
-    for one in reads.alone:
-        # A single row sees all keys that are read for it.
-        seen = Full() if one.rows.stop - one.rows.start == 1 else mask
-        k_1GSK, v_1GSK = _keys_of(one, kv_2PCGK)
-        out_1HTK = attention(
-            q_NHK[one.rows].transpose(0, 1)[None],
-            k_1GSK,
-            v_1GSK,
-            mask=seen,
+    q_NGRK = q_NHK.view(len(q_NHK), kv_2PCGK.shape[3], -1, q_NHK.shape[2])
+    every_key = _by_head(kv_2PCGK)
+    outputs = [
+        _attend_alone(
+            q_NGRK.narrow(0, one.first_row, one.num_rows),
+            *_keys_of(one, kv_2PCGK, every_key),
+            mask=mask if one.is_cut else Causal(),
             bias=bias,
             scale=scale,
         )
-        out_NHK[one.rows] = out_1HTK[0].transpose(0, 1)
-    for group in reads.groups:
-        out_NHK[group.rows_BT] = _attend_together(q_NHK[group.rows_BT], kv_2PCGK, group, scale)
-    return out_NHK
+        for one in reads.alone
+    ]
+    outputs += [_attend_together(q_NGRK, kv_2PCGK, group, scale) for group in reads.groups]
+    out_NHK = torch.cat(outputs).view(q_NHK.shape)
+    return out_NHK if reads.order_N is None else out_NHK[reads.order_N]
 
 
 def plain_paged_attention(
@@ -215,7 +233,7 @@ def plain_paged_attention(
     outputs, row = [], 0
     for segment in batch.segments:
         blocks = torch.tensor(list(segment.table), device=q_NHK.device)
-        k_1GSK, v_1GSK = _by_head(kv_2PCGK[:, blocks].flatten(1, 2)[:, : segment.stop])
+        k_1GSK, v_1GSK = (x[:, :, : segment.stop] for x in _by_head(kv_2PCGK[:, blocks]))
         q_1HTK = q_NHK[row : row + segment.num_tokens].transpose(0, 1)[None]
         out_1HTK = attention(
             q_1HTK, k_1GSK, v_1GSK, mask=mask, bias=bias, scale=scale, backend="plain"
@@ -244,32 +262,56 @@ def _conditions(mask: Mask) -> Iterator[Mask]:
         yield mask
 
 
-def _keys_of(one: Alone, kv_2PCGK: Tensor) -> tuple[Tensor, Tensor]:
-    kv_2SGK = kv_2PCGK[:, one.blocks].flatten(1, 2)
-    return _by_head(kv_2SGK[:, one.offset : one.offset + one.num_keys])
-
-
-def _by_head(kv_2SGK: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values `[1, G, S, K]`: views."""
-    k_1GSK, v_1GSK = kv_2SGK.transpose(1, 2)[:, None]
+def _by_head(kv_2PCGK: Tensor) -> tuple[Tensor, Tensor]:
+    """All keys and values of some blocks, `[1, G, P·C, K]`: views where the blocks are one."""
+    k_1GSK, v_1GSK = kv_2PCGK.flatten(1, 2).transpose(1, 2)[:, None].unbind()
     return k_1GSK, v_1GSK
 
 
-def _attend_together(q_BTHK: Tensor, kv_2PCGK: Tensor, group: Group, scale: float | None) -> Tensor:
-    """`[B, T, H, K]`. The heads that share keys are but more rows of one head."""
-    (num_sequences, num_rows, heads, width), groups = q_BTHK.shape, kv_2PCGK.shape[3]
-    shared = heads // groups
-    q_BTGRK = q_BTHK.view(num_sequences, num_rows, groups, shared, width)
-    q_BGXK = q_BTGRK.permute(0, 2, 3, 1, 4).flatten(2, 3)
+def _keys_of(
+    one: Alone, kv_2PCGK: Tensor, every_key: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    k_1GSK, v_1GSK = (
+        every_key if one.blocks is None else _by_head(kv_2PCGK.index_select(1, one.blocks))
+    )
+    first, count = one.first_slot, one.num_keys
+    return k_1GSK.narrow(2, first, count), v_1GSK.narrow(2, first, count)
+
+
+def _attend_alone(
+    q_TGRK: Tensor,
+    k_1GSK: Tensor,
+    v_1GSK: Tensor,
+    *,
+    mask: Mask,
+    bias: DistanceBias | None,
+    scale: float | None,
+) -> Tensor:
+    """`[T, G, R, K]`. A single row sees every key that is read for it."""
+    if len(q_TGRK) == 1 and bias is None:
+        return scaled_dot_product_attention(q_TGRK, k_1GSK, v_1GSK, scale=scale)
+    q_1HTK = q_TGRK.flatten(1, 2).transpose(0, 1)[None]
+    if bias is None and isinstance(mask, Causal) and q_TGRK.device.type == "cpu":
+        out_1HTK = chunk_attention(q_1HTK, k_1GSK, v_1GSK, scale=scale)
+    else:
+        out_1HTK = attention(q_1HTK, k_1GSK, v_1GSK, mask=mask, bias=bias, scale=scale)
+    return out_1HTK[0].transpose(0, 1).view(q_TGRK.shape)
+
+
+def _attend_together(q_NGRK: Tensor, kv_2PCGK: Tensor, group: Group, scale: float | None) -> Tensor:
+    """`[B·T, G, R, K]`. The heads that share keys are but more rows of one head."""
+    num_sequences, num_rows = group.rows_BT.shape
+    q_BGRTK = q_NGRK[group.rows_BT].permute(0, 2, 3, 1, 4)
     allowed = group.allowed_B1TS
     if allowed is not None and num_rows > 1:
-        allowed = allowed.repeat(1, 1, shared, 1)
+        allowed = allowed.repeat(1, 1, q_BGRTK.shape[2], 1)
     k_BGSK, v_BGSK = (
         x_SGK.index_select(0, group.slots_BS.flatten())
-        .view(num_sequences, -1, groups, width)
+        .view(num_sequences, -1, *x_SGK.shape[1:])
         .transpose(1, 2)
         for x_SGK in kv_2PCGK.flatten(1, 2)
     )
-    out_BGXK = scaled_dot_product_attention(q_BGXK, k_BGSK, v_BGSK, attn_mask=allowed, scale=scale)
-    out_BGRTK = out_BGXK.view(num_sequences, groups, shared, num_rows, width)
-    return out_BGRTK.permute(0, 3, 1, 2, 4).flatten(2, 3)
+    out_BGXK = scaled_dot_product_attention(
+        q_BGRTK.flatten(2, 3), k_BGSK, v_BGSK, attn_mask=allowed, scale=scale
+    )
+    return out_BGXK.view(q_BGRTK.shape).permute(0, 3, 1, 2, 4).flatten(0, 1)
