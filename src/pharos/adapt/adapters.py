@@ -32,7 +32,7 @@ class Adapters:
 
     `sites`, `weight_map` and `head_copies` are those of the model without adapters: with them, its
     own map no longer finds its parameters, and it cannot be saved before `merge_and_unload`, or
-    `unload`.
+    `unload`. `in_experts` are the adapters that change experts of a mixture.
     """
 
     def __init__(self, model: Model) -> None:
@@ -44,7 +44,7 @@ class Adapters:
         self.head_copies = head_copies(model)
         self.configs: dict[str, AdapterConfig] = {}
         self._token = object()
-        self._in_experts: set[str] = set()
+        self.in_experts: set[str] = set()
         model.requires_grad_(False)
 
     def add(self, config: AdapterConfig, name: str = DEFAULT, *, seed: int = 0) -> None:
@@ -66,7 +66,7 @@ class Adapters:
             wrapper.add(name, place.make(wrapper.base))
         self.configs[name] = config
         if any(is_expert(self.model, place.ours) for place in plan.places):
-            self._in_experts.add(name)
+            self.in_experts.add(name)
         self.activate(name)
 
     def activate(self, *names: str) -> None:
@@ -94,8 +94,16 @@ class Adapters:
         device = next(self.model.parameters()).device
         route = make_route(self._token, parts, device=device)
         if len(route.groups) > 1:
-            check_routable(self.model, {name for name, _ in route.groups} & self._in_experts)
+            check_routable(self.model, {name for name, _ in route.groups} & self.in_experts)
         return routed(route)
+
+    def freeze(self, name: str = DEFAULT) -> None:
+        """For inference alone: what an adapter's parts compute anew in every pass, though it is
+        always the same, they compute now."""
+        self._check_known(name)
+        for _, wrapper in wrappers(self.model):
+            for part in wrapper.parts_of(name):
+                part.freeze(wrapper.base)
 
     def parts(self, name: str = DEFAULT) -> list[Part]:
         """What an adapter has, everywhere in the model: its parameters are these modules'."""
@@ -107,7 +115,7 @@ class Adapters:
         self._check_known(name)
         self._check_unmerged()
         del self.configs[name]
-        self._in_experts.discard(name)
+        self.in_experts.discard(name)
         for ours, wrapper in list(wrappers(self.model)):
             wrapper.discard(name)
             if not wrapper.adapters:

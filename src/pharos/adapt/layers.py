@@ -37,6 +37,9 @@ class Part(nn.Module):
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]: ...
 
+    def freeze(self, base: nn.Module) -> None:
+        """Neither the base nor this part will change any more."""
+
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in self.tensors().items():

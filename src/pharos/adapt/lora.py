@@ -41,6 +41,7 @@ class LoraPart(Part):
         self.lora_A = nn.Parameter(a_RI.to(device))
         self.lora_B = nn.Parameter(torch.zeros(num_rows, rank, device=device))
         self.magnitude_O: nn.Parameter | None = None
+        self.frozen_factors_O: Tensor | None = None
         if config.use_dora:
             weight_OI = weight_of(base, torch.float32)[self.rows].detach()
             self.magnitude_O = nn.Parameter(row_lengths(weight_OI))
@@ -61,17 +62,32 @@ class LoraPart(Part):
         added = low_rank(dropped_NI, self.pair)
         if self.magnitude_O is None:
             return add_rows(y_NO, added, self.rows)
-        weight_OI = weight_of(base, torch.float32)[self.rows].detach()
-        factors_O = row_factors(weight_OI, self.delta().detach(), self.magnitude_O).to(y_NO.dtype)
-        of_base = self._of_base(dropped_NI, y_NO, weight_OI, base)
-        return add_rows(y_NO, (factors_O - 1) * of_base + factors_O * added, self.rows)
+        factors_O = self._factors(base)
+        of_base = self._of_base(dropped_NI, y_NO, base)
+        dtype = y_NO.dtype
+        added = (factors_O - 1).to(dtype) * of_base + factors_O.to(dtype) * added
+        return add_rows(y_NO, added, self.rows)
 
-    def _of_base(
-        self, dropped_NI: Tensor, y_NO: Tensor, weight_OI: Tensor, base: nn.Module
-    ) -> Tensor:
+    @torch.no_grad()
+    def freeze(self, base: nn.Module) -> None:
+        """DoRA's factors need the whole weight: they are computed once."""
+        if self.magnitude_O is not None:
+            self.frozen_factors_O = self._factors(base)
+
+    def _factors(self, base: nn.Module) -> Tensor:
+        """What DoRA multiplies each row with."""
+        assert self.magnitude_O is not None
+        if self.frozen_factors_O is not None:
+            return self.frozen_factors_O
+        return row_factors(self._weight(base), self.delta().detach(), self.magnitude_O)
+
+    def _weight(self, base: nn.Module) -> Tensor:
+        return weight_of(base, torch.float32)[self.rows].detach()
+
+    def _of_base(self, dropped_NI: Tensor, y_NO: Tensor, base: nn.Module) -> Tensor:
         """W x, of what dropout has left of x."""
         if self.training and self.dropout.p > 0:
-            return linear(dropped_NI, weight_OI.to(dropped_NI.dtype))
+            return linear(dropped_NI, self._weight(base).to(dropped_NI.dtype))
         bias_O = base.bias
         y_NO = y_NO[..., self.rows]
         return y_NO if bias_O is None else y_NO - bias_O[self.rows]  # type: ignore[index]

@@ -11,6 +11,7 @@ Shapes: N tokens of a pass, R rows of logits, V vocabulary, E embed requests, D 
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn.functional import normalize
 from pharos.models.heads import CausalLM
 from pharos.ops.masks import Causal, Documents
 from pharos.ops.paged_attention import Segment
+from pharos.serve.engine.adapters import AdapterRegistry
 from pharos.serve.engine.paged_cache import PagedCache
 from pharos.serve.engine.paged_kv import PagedKV
 from pharos.serve.engine.plan import Part, Plan
@@ -29,10 +31,17 @@ Pooling = Literal["last", "mean"]
 
 class Runner:
     """`pooling` says what is the vector of a text: the hidden state of its last token, which alone
-    has seen all, or the mean of all of them. Raises ValueError for a model whose positions depend
-    on how much is read at once."""
+    has seen all, or the mean of all of them. `adapters` are those of the model, if requests name
+    any. Raises ValueError for a model whose positions depend on how much is read at once."""
 
-    def __init__(self, model: CausalLM, kv: PagedKV, *, pooling: Pooling = "last") -> None:
+    def __init__(
+        self,
+        model: CausalLM,
+        kv: PagedKV,
+        *,
+        pooling: Pooling = "last",
+        adapters: AdapterRegistry | None = None,
+    ) -> None:
         scaling = getattr(getattr(model.config, "rope", None), "scaling", None)
         if scaling is not None and scaling.kind == "dynamic":
             raise ValueError(
@@ -43,6 +52,7 @@ class Runner:
         self.model = model
         self.kv = kv
         self.pooling = pooling
+        self.adapters = adapters
         self.device = model.body.embedding.weight.device
 
     @torch.inference_mode()
@@ -55,13 +65,15 @@ class Runner:
         if not parts:
             return torch.empty(0, self.model.config.vocab_size, device=self.device)
         segments = [Segment(part.sequence.blocks, part.start, part.num_tokens) for part in parts]
-        x_1ND = self.model.body(
-            self._ids(parts),
-            positions_BT=self._positions(parts),
-            cache=PagedCache(self.kv, segments),
-        )
+        with self._through_adapters([part.num_tokens for part in parts], parts):
+            x_1ND = self.model.body(
+                self._ids(parts),
+                positions_BT=self._positions(parts),
+                cache=PagedCache(self.kv, segments),
+            )
         rows_R = torch.tensor(_wanted_rows(parts), dtype=torch.long, device=self.device)
-        return self.model.logits(x_1ND[0, rows_R]).float()
+        with self._through_adapters([part.num_logits for part in parts], parts):
+            return self.model.logits(x_1ND[0, rows_R]).float()
 
     @torch.inference_mode()
     def embed(self, plan: Plan) -> Tensor:
@@ -73,10 +85,22 @@ class Runner:
         lengths = [part.num_tokens for part in parts]
         numbers_N = torch.arange(len(parts)).repeat_interleave(torch.tensor(lengths))
         mask = Causal() & Documents(numbers_N[None].to(self.device))
-        x_1ND = self.model.body(self._ids(parts), positions_BT=self._positions(parts), mask=mask)
+        with self._through_adapters(lengths, parts):
+            x_1ND = self.model.body(
+                self._ids(parts), positions_BT=self._positions(parts), mask=mask
+            )
         texts = x_1ND[0].float().split(lengths)
         pooled = [x_TD[-1] if self.pooling == "last" else x_TD.mean(dim=0) for x_TD in texts]
         return normalize(torch.stack(pooled), dim=-1)
+
+    def _through_adapters(
+        self, num_rows: Sequence[int], parts: Sequence[Part]
+    ) -> AbstractContextManager[None]:
+        """Within it, so many rows for each part go through the adapter of its sequence."""
+        if self.adapters is None:
+            return nullcontext()
+        generations = (part.sequence.generation for part in parts)
+        return self.adapters.route(list(zip(generations, num_rows, strict=True)))
 
     def _ids(self, parts: Sequence[Part]) -> Tensor:
         ids = [id_ for part in parts for id_ in _tokens(part)]
