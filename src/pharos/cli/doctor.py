@@ -118,7 +118,7 @@ def check_processor() -> Check:
     """For information: any processor that torch runs on will do."""
     import torch
 
-    from pharos.specialists.embed import best_precision
+    from pharos.specialists.shared_encoder import best_precision
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     capability = torch.backends.cpu.get_cpu_capability()

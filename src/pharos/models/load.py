@@ -8,8 +8,9 @@ import importlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -23,11 +24,11 @@ from pharos.models.checkpoint import (
     save_weights,
     verify_sha256,
 )
-from pharos.models.family import Family, Model, Task
+from pharos.models.family import Body, Family, Model, Task
 from pharos.models.initialize import initialize
 from pharos.models.placeholders import Uninitialized
 from pharos.models.resolve import find_model
-from pharos.models.weight_map import WeightMap
+from pharos.models.weight_map import Source, WeightMap
 
 FAMILY_FILES = {
     "albert": "albert",
@@ -92,6 +93,43 @@ def load_model(
     weights = _without_unused(weights, weight_map, _unused(family, chosen, prefix))
     load_weights(model, weights, weight_map, dtype=dtype)
     return model.eval().to(device)
+
+
+def load_under_new_head(
+    name: str | Path,
+    task: Task,
+    *,
+    labels: Sequence[str] | None = None,
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+) -> tuple[Model, frozenset[str]]:
+    """The body of a checkpoint under a head that it may lack, for `labels` if they are given; and
+    which of the head's parameters the checkpoint does not have: these begin as random numbers.
+    (BERT's pooler is a part of a classifier's head, and is mostly there.)"""
+    folder = find_model(str(name)).path
+    body = load_model(name, task="body", dtype=dtype)
+    family = family_of(body.config.model_type)
+    if labels is not None:
+        body.config = replace(body.config, labels=tuple(labels))
+    with Uninitialized():
+        model = family.tasks[task](cast(Body, body)).eval()
+    weights = {family.new_name(key): x for key, x in read_weights(folder).items()}
+    prefix = family.prefix if any(key.startswith(family.prefix) for key in weights) else ""
+    head = {n: s for n, s in model.weight_map(prefix).items() if not n.startswith("body.")}
+    found = {
+        ours: source
+        for ours, source in head.items()
+        if _shapes_of(source, weights) == source.shapes(tuple(model.get_parameter(ours).shape))
+    }
+    wanted = {name: weights[name] for source in found.values() for name in source.names}
+    load_weights(model, wanted, found, dtype=dtype)
+    fresh = frozenset(head.keys() - found.keys())
+    initialize(model, seed=seed, only=fresh)
+    return model, fresh
+
+
+def _shapes_of(source: Source, weights: Mapping[str, torch.Tensor]) -> list[tuple[int, ...]]:
+    return [tuple(weights[name].shape) for name in source.names if name in weights]
 
 
 def new_model(raw: Mapping[str, Any], task: Task, *, seed: int = 0) -> Model:

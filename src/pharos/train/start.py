@@ -4,12 +4,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from pharos.core.errors import TrainingError
 from pharos.models.checkpoint import read_config
 from pharos.models.family import Model, Task
-from pharos.models.load import family_of, load_model, new_model, task_in
+from pharos.models.load import (
+    family_of,
+    load_model,
+    load_under_new_head,
+    new_model,
+    task_in,
+)
 from pharos.models.resolve import find_model
 from pharos.train.objectives.student import student_of
 from pharos.train.recipe import ModelSection
@@ -67,20 +72,15 @@ def _completed(
 def _loaded(
     name: str, task: Task, labels: Sequence[str] | None, seed: int, *, dtype: torch.dtype | None
 ) -> Model:
-    """Whole, if the checkpoint has the head that is wanted; else its body under a new head."""
+    """Whole, if the checkpoint has the head that is wanted; else its body under a new head, parts
+    of which it may have (a pooler)."""
     raw = read_config(find_model(name).path)
     family = family_of(raw.get("model_type"))
     config = family.config.from_hugging_face(raw)
     is_same = task_in(raw, family) == task and (labels is None or config.labels == tuple(labels))
     if is_same or (task == "masked_lm" and task_in(raw, family) == "pretraining"):
         return load_model(name, task=task, dtype=dtype)
-    model = new_model({**raw, **_labelled(labels)}, task, seed=seed)
-    body = load_model(name, task="body", dtype=dtype)
-    own: nn.Module = model.body  # type: ignore[assignment]
-    own.load_state_dict(body.state_dict())
-    for parameter, stored in zip(own.parameters(), body.parameters(), strict=True):
-        parameter.data = parameter.data.to(stored.dtype)
-    return model
+    return load_under_new_head(name, task, labels=labels, dtype=dtype, seed=seed)[0]
 
 
 def _labelled(labels: Sequence[str] | None) -> dict[str, Any]:
