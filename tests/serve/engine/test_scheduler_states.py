@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -17,9 +18,11 @@ from hypothesis.stateful import (
     multiple,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from pharos.core import SamplingParams
+from pharos.serve.engine.available_blocks import AvailableBlocks
 from pharos.serve.engine.block_pool import BlockPool
 from pharos.serve.engine.grammar import GrammarState
 from pharos.serve.engine.plan import Move, Part, Plan
@@ -63,11 +66,13 @@ class Device:
 
     def move(self, moves: list[Move]) -> None:
         """Those out before those in, and otherwise in any order (here: from behind)."""
-        for move in sorted(reversed(moves), key=lambda move: move.direction == "in"):
-            if move.direction == "out":
-                self.host[move.host_block][:] = self.blocks[move.device_block]
-            else:
-                self.blocks[move.device_block][:] = self.host[move.host_block]
+        for direction in ("out", "in"):
+            for move in reversed([move for move in moves if move.direction == direction]):
+                device, host = self.blocks[move.device_block], self.host[move.host_block]
+                if direction == "out":
+                    host[:] = device
+                else:
+                    device[:] = host
 
     def write(self, part: Part) -> None:
         sequence, start, num_tokens, _ = part
@@ -103,6 +108,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @initialize(
         num_blocks=st.integers(3, 14),
         block_size=st.integers(1, 4),
+        group_size=st.integers(1, 4),
         host_blocks=st.sampled_from([0, 1, 2, 5, 20]),
         prefix_cache=st.booleans(),
         max_num_seqs=st.integers(1, 5),
@@ -114,6 +120,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self,
         num_blocks: int,
         block_size: int,
+        group_size: int,
         host_blocks: int,
         prefix_cache: bool,
         max_num_seqs: int,
@@ -131,6 +138,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.pool = BlockPool(
             num_blocks, block_size, num_host_blocks=host_blocks, prefix_cache=prefix_cache
         )
+        self.pool._available = AvailableBlocks(num_blocks, group_size)
         self.scheduler = Scheduler(config, self.pool)
         self.device = Device(self.pool, host_blocks)
         self.alive: list[Sequence] = []
@@ -349,4 +357,10 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestScheduler.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.long
+def test_thousands_of_random_histories() -> None:
+    many = settings(max_examples=5000, stateful_step_count=60, deadline=None)
+    run_state_machine_as_test(SchedulerMachine, settings=many)

@@ -10,25 +10,29 @@ Only full blocks whose keys and values are computed are published under their ke
 and only published blocks are shared; nobody writes to them any more. So the block that a sequence
 writes to is always its own, and nothing is ever copied on write.
 
-Whoever needs a block gets a free one, or else the cached one that was given back the longest ago.
-Before that is overwritten it is copied to the host's memory (`HostTier`), if there is any, and
-comes back from there when a prefix is asked for that begins so. That is also how a sequence that is
-preempted moves out and in: it gives its blocks back, like one that has ended, and what was not
-needed meanwhile is found where it was. Both copying and computing cost a time per token, so which
-is faster is a matter of the machine: `num_host_blocks` of 0 makes it compute.
+Whoever needs a block gets a free one, or else a cached one that was given back long ago
+(`AvailableBlocks`). Before that is overwritten it is copied to the host's memory (`HostTier`), if
+there is any, and comes back from there when a prefix is asked for that begins so. That is also how
+a sequence that is preempted moves out and in: it gives its blocks back, like one that has ended,
+and what was not needed meanwhile is found where it was. Both copying and computing cost a time per
+token, so which is faster is a matter of the machine: `num_host_blocks` of 0 makes it compute.
 
 Blocks are given back last first: the end of a prefix, of use to fewest, goes first.
 """
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 
+from pharos.serve.engine.available_blocks import AvailableBlocks
 from pharos.serve.engine.block_keys import extend_keys
 from pharos.serve.engine.host_tier import HostTier
 from pharos.serve.engine.plan import Move
 from pharos.serve.engine.request import Sequence
 
+GROUP_TOKENS = 256
+"""Attention over so many at a time costs little more than over all at once."""
+LEAST_GROUPS = 64
 Prefix = Seq[int | None]
 """The blocks that hold how a sequence begins: on the device, or None where it is a copy on the host
 that must be fetched."""
@@ -56,8 +60,7 @@ class BlockPool:
         self.prefix_cache = prefix_cache
         self.host = HostTier(num_host_blocks if prefix_cache else 0)
         self.moves: list[Move] = []
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
-        self._cached: OrderedDict[int, None] = OrderedDict()
+        self._available = AvailableBlocks(num_blocks, _group_size(num_blocks, block_size))
         self._references = [0] * num_blocks
         self._keys: list[bytes | None] = [None] * num_blocks
         self._tokens: list[tuple[int, ...]] = [()] * num_blocks
@@ -65,20 +68,20 @@ class BlockPool:
 
     @property
     def num_free(self) -> int:
-        return len(self._free)
+        return len(self._available.free)
 
     @property
     def num_cached(self) -> int:
-        return len(self._cached)
+        return len(self._available.cached)
 
     @property
     def num_used(self) -> int:
-        return self.num_blocks - len(self._free) - len(self._cached)
+        return self.num_blocks - len(self._available)
 
     @property
     def num_available(self) -> int:
         """Blocks that can be handed out now."""
-        return len(self._free) + len(self._cached)
+        return len(self._available)
 
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
@@ -143,8 +146,7 @@ class BlockPool:
         for block in reversed(sequence.blocks):
             self._references[block] -= 1
             if self._references[block] == 0:
-                kept = self._free if self._keys[block] is None else self._cached
-                kept[block] = None
+                self._available.give(block, is_cached=self._keys[block] is not None)
         sequence.blocks.clear()
 
     def take_moves(self) -> list[Move]:
@@ -154,8 +156,7 @@ class BlockPool:
 
     def clear(self) -> None:
         """Forgets what blocks hold, here and on the host. Sequences keep theirs."""
-        self._free.update(self._cached)
-        self._cached.clear()
+        self._available.forget_cached()
         self._published.clear()
         self._keys = [None] * self.num_blocks
         self.host.clear()
@@ -166,12 +167,14 @@ class BlockPool:
         assert held == Counter({b: n for b, n in enumerate(self._references) if n}), (
             "reference counts differ from the sequences' tables"
         )
-        ids = [*self._free, *self._cached, *held]
+        available = self._available
+        ids = [*available.free, *available.cached, *held]
         assert sorted(ids) == list(range(self.num_blocks)), "a block is lost, or there twice"
         published = {key: b for b, key in enumerate(self._keys) if key is not None}
         assert published == self._published, "a block is not found under its key"
-        assert all(self._keys[block] is not None for block in self._cached)
-        assert all(self._keys[block] is None for block in self._free)
+        assert all(self._keys[block] is not None for block in available.cached)
+        assert all(self._keys[block] is None for block in available.free)
+        available.check()
         self.host.check()
 
     def is_writable(self, block: int) -> bool:
@@ -181,7 +184,8 @@ class BlockPool:
         return tuple(sequence.tokens[index * self.block_size : (index + 1) * self.block_size])
 
     def _share(self, block: int) -> None:
-        self._cached.pop(block, None)
+        if self._references[block] == 0:
+            self._available.remove(block)
         self._references[block] += 1
 
     def _fetch(self, copy: int, sequence: Sequence, index: int) -> int:
@@ -199,21 +203,14 @@ class BlockPool:
             self._tokens[block] = self._tokens_of(sequence, index)
 
     def _allocate(self, sequence: Sequence) -> int:
-        """The block after the sequence's last one, if it is free: attention reads a run of
-        consecutive blocks as one."""
-        following = sequence.blocks[-1] + 1 if sequence.blocks else -1
-        if following in self._free:
-            del self._free[following]
-            block = following
-        elif self._free:
-            block, _ = self._free.popitem(last=False)
-        else:
-            block = self._evict()
+        after = sequence.blocks[-1] if sequence.blocks else None
+        block, emptied = self._available.take(after)
+        for other in emptied:
+            self._move_out(other)
         self._references[block] = 1
         return block
 
-    def _evict(self) -> int:
-        block, _ = self._cached.popitem(last=False)
+    def _move_out(self, block: int) -> None:
         key = self._keys[block]
         assert key is not None
         copy = self.host.write(key, self._tokens[block])
@@ -221,4 +218,8 @@ class BlockPool:
             self.moves.append(Move("out", block, copy))
         del self._published[key]
         self._keys[block] = None
-        return block
+
+
+def _group_size(num_blocks: int, block_size: int) -> int:
+    """In a small pool groups are small: a sequence should not take much more than it needs."""
+    return max(1, min(GROUP_TOKENS // block_size, num_blocks // LEAST_GROUPS))

@@ -32,19 +32,18 @@ class HostTier:
 
     def read(self, key: bytes) -> int:
         """The block that is to be copied back to the device."""
-        self._copies.move_to_end(key)
-        self._held.add(key)
+        self._hold(key)
         return self._copies[key].id
 
     def write(self, key: bytes, tokens: tuple[int, ...]) -> int | None:
         """The block to copy to; None where there is a copy already, or no room for one."""
         if key in self._copies:
-            self._copies.move_to_end(key)
+            self._hold(key)
             return None
         block = self._free.pop() if self._free else self._evict()
         if block is not None:
             self._copies[key] = _Copy(block, tokens)
-            self._held.add(key)
+            self._hold(key)
         return block
 
     def release(self) -> None:
@@ -61,6 +60,11 @@ class HostTier:
         assert sorted(ids) == list(range(self.num_blocks)), "a host block is lost, or there twice"
         assert self._held <= self._copies.keys(), "a host block is held that holds nothing"
 
+    def _hold(self, key: bytes) -> None:
+        self._copies.move_to_end(key)
+        self._held.add(key)
+
     def _evict(self) -> int | None:
-        oldest = next((key for key in self._copies if key not in self._held), None)
-        return None if oldest is None else self._copies.pop(oldest).id
+        """What is held was touched last: if the oldest is, all are."""
+        oldest = next(iter(self._copies), None)
+        return None if oldest is None or oldest in self._held else self._copies.pop(oldest).id
