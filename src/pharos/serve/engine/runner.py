@@ -7,7 +7,8 @@
 The model is the very module that trains and generates elsewhere. It sees a batch of one row, the
 tokens of all parts one after another with their positions; `PagedCache` keeps the sequences apart.
 
-Shapes: N tokens of a pass, R rows of logits, V vocabulary, E embed requests, D hidden width.
+Shapes: N tokens of a pass, R rows of logits, V vocabulary, E embed requests, T tokens of one,
+D hidden width.
 """
 
 from collections.abc import Sequence
@@ -22,9 +23,11 @@ from pharos.models.heads import CausalLM
 from pharos.ops.masks import Causal, Documents
 from pharos.ops.paged_attention import Segment
 from pharos.serve.engine.adapters import AdapterRegistry
+from pharos.serve.engine.batch import Batch
+from pharos.serve.engine.followers import Followers
 from pharos.serve.engine.paged_cache import PagedCache
 from pharos.serve.engine.paged_kv import PagedKV
-from pharos.serve.engine.plan import Part, Plan
+from pharos.serve.engine.plan import Plan
 
 Pooling = Literal["last", "mean"]
 
@@ -32,7 +35,8 @@ Pooling = Literal["last", "mean"]
 class Runner:
     """`pooling` says what is the vector of a text: the hidden state of its last token, which alone
     has seen all, or the mean of all of them. `adapters` are those of the model, if requests name
-    any. Raises ValueError for a model whose positions depend on how much is read at once."""
+    any; `followers` are the processes that have the other parts of a split one. Raises ValueError
+    for a model whose positions depend on how much is read at once."""
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class Runner:
         *,
         pooling: Pooling = "last",
         adapters: AdapterRegistry | None = None,
+        followers: Followers | None = None,
     ) -> None:
         scaling = getattr(getattr(model.config, "rope", None), "scaling", None)
         if scaling is not None and scaling.kind == "dynamic":
@@ -53,76 +58,73 @@ class Runner:
         self.kv = kv
         self.pooling = pooling
         self.adapters = adapters
+        self.followers = followers
         self.device = model.body.embedding.weight.device
 
-    @torch.inference_mode()
     def run(self, plan: Plan) -> Tensor:
         """Move the plan's blocks, then compute its tokens: logits `[R, V]` in float32, in the order
         of the parts, after the last `num_logits` tokens of each. Parts of `embed` requests are left
         to `embed`."""
-        self.kv.move(plan.moves)
-        parts = [part for part in plan.parts if part.sequence.request.kind == "generate"]
-        if not parts:
-            return torch.empty(0, self.model.config.vocab_size, device=self.device)
-        segments = [Segment(part.sequence.blocks, part.start, part.num_tokens) for part in parts]
-        with self._through_adapters([part.num_tokens for part in parts], parts):
-            x_1ND = self.model.body(
-                self._ids(parts),
-                positions_BT=self._positions(parts),
-                cache=PagedCache(self.kv, segments),
-            )
-        rows_R = torch.tensor(_wanted_rows(parts), dtype=torch.long, device=self.device)
-        with self._through_adapters([part.num_logits for part in parts], parts):
-            return self.model.logits(x_1ND[0, rows_R]).float()
+        return self._with_followers(Batch.of(plan, "generate"))
 
-    @torch.inference_mode()
     def embed(self, plan: Plan) -> Tensor:
         """Unit vectors `[E, D]` in float32, in the order of the plan's `embed` parts. Each is read
         whole, and nothing of it is kept."""
-        parts = [part for part in plan.parts if part.sequence.request.kind == "embed"]
-        if not parts:
-            return torch.empty(0, self.model.config.hidden_size, device=self.device)
-        lengths = [part.num_tokens for part in parts]
-        numbers_N = torch.arange(len(parts)).repeat_interleave(torch.tensor(lengths))
-        mask = Causal() & Documents(numbers_N[None].to(self.device))
-        with self._through_adapters(lengths, parts):
+        return self._with_followers(Batch.of(plan, "embed"))
+
+    @torch.inference_mode()
+    def compute(self, batch: Batch) -> Tensor:
+        """What `run` and `embed` do, here alone."""
+        self.kv.move(batch.moves)
+        width = self.model.config.vocab_size
+        if batch.kind == "embed":
+            width = self.model.config.hidden_size
+        if not batch.rows:
+            return torch.empty(0, width, device=self.device)
+        return self._logits(batch) if batch.kind == "generate" else self._vectors(batch)
+
+    def _with_followers(self, batch: Batch) -> Tensor:
+        if self.followers is None or not (batch.rows or batch.moves):
+            return self.compute(batch)
+        with self.followers.computing(batch):
+            return self.compute(batch)
+
+    def _logits(self, batch: Batch) -> Tensor:
+        segments = [Segment(row.blocks, row.start, len(row.ids)) for row in batch.rows]
+        with self._through_adapters(batch, [len(row.ids) for row in batch.rows]):
+            x_1ND: Tensor = self.model.body(
+                self._tensor([batch.ids]),
+                positions_BT=self._tensor([batch.positions]),
+                cache=PagedCache(self.kv, segments),
+            )
+        wanted = batch.wanted
+        if not wanted:
+            return x_1ND.new_empty(0, self.model.config.vocab_size, dtype=torch.float32)
+        x_RD = x_1ND[0, self._tensor(wanted)]
+        with self._through_adapters(batch, [row.num_logits for row in batch.rows]):
+            return self.model.logits(x_RD).float()
+
+    def _vectors(self, batch: Batch) -> Tensor:
+        lengths = [len(row.ids) for row in batch.rows]
+        numbers = [i for i, length in enumerate(lengths) for _ in range(length)]
+        with self._through_adapters(batch, lengths):
             x_1ND = self.model.body(
-                self._ids(parts), positions_BT=self._positions(parts), mask=mask
+                self._tensor([batch.ids]),
+                positions_BT=self._tensor([batch.positions]),
+                mask=Causal() & Documents(self._tensor([numbers])),
             )
         texts = x_1ND[0].float().split(lengths)
         pooled = [x_TD[-1] if self.pooling == "last" else x_TD.mean(dim=0) for x_TD in texts]
         return normalize(torch.stack(pooled), dim=-1)
 
     def _through_adapters(
-        self, num_rows: Sequence[int], parts: Sequence[Part]
+        self, batch: Batch, num_tokens: Sequence[int]
     ) -> AbstractContextManager[None]:
-        """Within it, so many rows for each part go through the adapter of its sequence."""
+        """Within it, so many tokens of each row go through the adapter of its sequence."""
         if self.adapters is None:
             return nullcontext()
-        generations = (part.sequence.generation for part in parts)
-        return self.adapters.route(list(zip(generations, num_rows, strict=True)))
+        generations = [row.adapter for row in batch.rows]
+        return self.adapters.route(list(zip(generations, num_tokens, strict=True)))
 
-    def _ids(self, parts: Sequence[Part]) -> Tensor:
-        ids = [id_ for part in parts for id_ in _tokens(part)]
-        return torch.tensor([ids], dtype=torch.long, device=self.device)
-
-    def _positions(self, parts: Sequence[Part]) -> Tensor:
-        positions = [p for part in parts for p in range(part.start, part.start + part.num_tokens)]
-        return torch.tensor([positions], dtype=torch.long, device=self.device)
-
-
-def _tokens(part: Part) -> list[int]:
-    """Those that the part computes: of the sequence's own, then of its drafts."""
-    sequence, stop = part.sequence, part.start + part.num_tokens
-    num_drafts = max(stop - len(sequence.tokens), 0)
-    return sequence.tokens[part.start : stop] + sequence.drafts[:num_drafts]
-
-
-def _wanted_rows(parts: Sequence[Part]) -> list[int]:
-    """The last `num_logits` rows of each part."""
-    rows: list[int] = []
-    stop = 0
-    for part in parts:
-        stop += part.num_tokens
-        rows += range(stop - part.num_logits, stop)
-    return rows
+    def _tensor(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self.device)

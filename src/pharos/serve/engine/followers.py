@@ -1,0 +1,180 @@
+"""Processes that have the other parts of a split model, and compute what the engine's own does.
+
+    followers = Followers.start(partial(build_runner, "path/to/model"), size=2)   # we are rank 0
+    runner = Runner(model, kv, followers=followers)
+    followers.stop()
+
+The engine runs in rank 0 alone: what it decides hangs on clocks and threads (how long a grammar
+compiles, whether drafts pay), and two engines would drift apart. The others are told each batch as
+plain numbers, a few kilobytes beside the sums of a forward pass. They sample nothing.
+
+A pass that fails on one rank leaves the others in the midst of a sum, so there is no going on: the
+next pass is refused, and whoever runs the engine starts it anew. Followers end when rank 0 does.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from pharos.serve.engine.batch import Batch
+from pharos.serve.engine.tensor_parallel import Share
+
+if TYPE_CHECKING:
+    from pharos.serve.engine.runner import Runner
+
+BuildRunner = Callable[[Share], "Runner"]
+
+MODULE = "pharos.serve.engine.followers"
+ADDRESS = "127.0.0.1"
+LONGEST_IDLE = timedelta(days=365)
+"""A follower waits for the next batch as long as nobody asks for anything."""
+GOODBYE_S = 10.0
+LAST_WORDS_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class _Orders(NamedTuple):
+    """What a follower is told to begin with."""
+
+    share: Share
+    port: int
+    build: BuildRunner
+
+
+class Followers:
+    """Ranks 1 to `size - 1`. This process is rank 0 from `start` until `stop`."""
+
+    def __init__(self, processes: "list[subprocess.Popen[bytes]]", pipes: list[Connection]) -> None:
+        self._processes = processes
+        self._pipes = pipes
+        self._has_failed = False
+
+    @classmethod
+    def start(cls, build: BuildRunner, size: int) -> "Followers":
+        """Each builds its runner with `build` (a function of a module, or a `functools.partial` of
+        one) once all have found each other; `build` may already use `torch.distributed`."""
+        store = TCPStore(ADDRESS, 0, size, is_master=True, wait_for_workers=False)
+        started = [_start(_Orders(Share(rank, size), store.port, build)) for rank in range(1, size)]
+        followers = cls([process for process, _ in started], [pipe for _, pipe in started])
+        with followers._naming_who_failed():
+            _join(Share(0, size), store)
+        return followers
+
+    @contextmanager
+    def computing(self, batch: Batch) -> Iterator[None]:
+        """Within it, the followers compute this batch. Raises RuntimeError if one has failed."""
+        if self._has_failed:
+            raise RuntimeError("a part of the model has failed before; start the engine anew")
+        with self._naming_who_failed():
+            _broadcast(batch)
+            yield
+
+    def stop(self) -> None:
+        """Ends the followers, and this process's part in them."""
+        if not self._has_failed:
+            _broadcast(None)
+        for process in self._processes:
+            try:
+                process.wait(GOODBYE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        dist.destroy_process_group()
+
+    @contextmanager
+    def _naming_who_failed(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._has_failed = True
+            reasons = [_last_words(pipe) for pipe in self._pipes]
+            for process in self._processes:
+                process.kill()
+            for rank, reason in enumerate(reasons, start=1):
+                if reason:
+                    raise RuntimeError(f"rank {rank} of the model has failed: {reason}") from error
+            raise
+
+
+def agree_on_least(value: int) -> int:
+    """The least of the ranks' numbers."""
+    values = torch.tensor(value)
+    dist.all_reduce(values, dist.ReduceOp.MIN)
+    return int(values)
+
+
+def follow(runner: "Runner") -> None:
+    """Compute what rank 0 computes, until it ends."""
+    while (batch := _broadcast(None)) is not None:
+        runner.compute(batch)
+
+
+def main(descriptor: int) -> None:
+    """A follower's process."""
+    pipe = Connection(descriptor)
+    share, port, build = pipe.recv()
+    try:
+        _join(share, TCPStore(ADDRESS, port, share.size, is_master=False))
+        follow(build(share))
+    except Exception as error:
+        log.exception("rank %d of the model has failed", share.rank)
+        pipe.send(f"{type(error).__name__}: {error}")
+    finally:
+        pipe.close()
+
+
+def _broadcast(batch: Batch | None) -> Batch | None:
+    """What rank 0 has."""
+    told: list[Batch | None] = [batch]
+    dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
+    return told[0]
+
+
+def _join(share: Share, store: TCPStore) -> None:
+    """The ranks share the cores of one machine."""
+    torch.set_num_threads(max(torch.get_num_threads() // share.size, 1))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(
+        backend, store=store, rank=share.rank, world_size=share.size, timeout=LONGEST_IDLE
+    )
+
+
+def _start(orders: _Orders) -> "tuple[subprocess.Popen[bytes], Connection]":
+    ours, theirs = Pipe()
+    path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", MODULE, str(theirs.fileno())],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+        pass_fds=[theirs.fileno()],
+        start_new_session=True,  # Ctrl-C is for rank 0
+    )
+    theirs.close()
+    ours.send(orders)
+    return process, ours
+
+
+def _last_words(pipe: Connection) -> str:
+    """Why a follower ended: "" if it did not."""
+    if not pipe.poll(LAST_WORDS_S):
+        return ""
+    try:
+        return str(pipe.recv())
+    except EOFError:
+        return "it was killed"
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

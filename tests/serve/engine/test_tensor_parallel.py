@@ -1,0 +1,193 @@
+"""Two processes that share a model write what one does."""
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Seq
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.functional import normalize
+
+from pharos.core import SamplingParams
+from pharos.models.generation import Generation
+from pharos.models.heads import CausalLM
+from pharos.models.load import build_model
+from pharos.serve.engine.batch import Batch
+from pharos.serve.engine.followers import Followers, agree_on_least, follow
+from pharos.serve.engine.paged_kv import PagedKV
+from pharos.serve.engine.plan import Move, Part, Plan
+from pharos.serve.engine.request import Request, Sequence
+from pharos.serve.engine.runner import Runner
+from pharos.serve.engine.tensor_parallel import Share, own_shapes, split_model
+
+VOCAB, BLOCK, NUM_BLOCKS = 50, 4, 64
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+FALCON: dict[str, Any] = {
+    "model_type": "falcon",
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "bias": True,
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": LLAMA | {"mlp_bias": True, "attention_bias": True},
+    "llama, one key head, tied": LLAMA | {"num_key_value_heads": 1, "tie_word_embeddings": True},
+    "odd vocabulary": LLAMA | {"vocab_size": 49},
+    "qwen3": LLAMA | {"model_type": "qwen3"},
+    "mixtral": LLAMA | {"model_type": "mixtral"},
+    "gpt2": {
+        "model_type": "gpt2",
+        "vocab_size": VOCAB,
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 64,
+    },
+    "falcon, multi-query": FALCON,
+    "falcon, grouped": FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2},
+}
+PROMPTS = ([5, 6, 7, 8, 9], [1, 2, 3], [4] * 12)
+
+
+def decoder(name: str) -> CausalLM:
+    """Random weights, large enough that a token's neighbours matter."""
+    torch.manual_seed(0)
+    model = build_model(CONFIGS[name], "causal_lm").requires_grad_(False).eval()
+    for parameter in model.parameters():
+        parameter.normal_(std=0.3)
+    assert isinstance(model, CausalLM)
+    return model
+
+
+def runner_of(name: str, share: Share, followers: Followers | None = None) -> Runner:
+    model = decoder(name)
+    shapes = own_shapes(model, share.size)
+    split_model(model, share)
+    num_blocks = agree_on_least(NUM_BLOCKS + share.rank)
+    assert num_blocks == NUM_BLOCKS
+    kv = PagedKV(shapes, num_blocks=num_blocks, block_size=BLOCK, num_host_blocks=2)
+    return Runner(model, kv, followers=followers)
+
+
+def each_runner(names: Seq[str], share: Share) -> Runner:
+    """A follower of several models, one after another."""
+    for name in names[:-1]:
+        follow(runner_of(name, share))
+    return runner_of(names[-1], share)
+
+
+def failing_runner(share: Share) -> Runner:
+    raise ValueError("this rank has no memory")
+
+
+@pytest.fixture
+def followers() -> Iterator[Followers]:
+    followers = Followers.start(partial(each_runner, list(CONFIGS)), 2)
+    yield followers
+    followers.stop()
+
+
+def greedy(runner: Runner, prompts: Seq[Seq[int]], count: int) -> list[list[int]]:
+    """What each prompt goes on with, all in one batch; the prompts are read in two steps."""
+    ids = iter(range(NUM_BLOCKS))
+    sequences = []
+    for i, prompt in enumerate(prompts):
+        sequence = Sequence(Request(id=str(i), prompt=prompt), i, list(prompt))
+        sequence.blocks = [next(ids) for _ in range(-(-(len(prompt) + count) // BLOCK))]
+        sequences.append(sequence)
+    runner.run(Plan([Part(s, 0, s.num_prompt - 1, 0) for s in sequences]))
+    for _ in range(count):
+        parts = [Part(s, len(s.tokens) - 1, 1, 1) for s in sequences]
+        drawn = runner.run(Plan(parts)).argmax(dim=-1).tolist()
+        for sequence, id_ in zip(sequences, drawn, strict=True):
+            sequence.tokens.append(id_)
+    return [sequence.tokens[sequence.num_prompt :] for sequence in sequences]
+
+
+def greedy_alone(model: CausalLM, prompts: Seq[Seq[int]], count: int) -> list[list[int]]:
+    texts: list[list[int]] = [[] for _ in prompts]
+    for token in Generation(model, prompts, SamplingParams(max_tokens=count)):
+        texts[token.sequence].append(token.id)
+    return texts
+
+
+def test_two_processes_write_what_one_does(followers: Followers) -> None:
+    for i, name in enumerate(CONFIGS):
+        runner = runner_of(name, Share(0, 2), followers)
+        whole = decoder(name)
+        assert greedy(runner, PROMPTS, 12) == greedy_alone(whole, PROMPTS, 12), name
+        assert_embeds_alike(runner, whole)
+        assert_moves_on_both(runner, whole)
+        if i < len(CONFIGS) - 1:
+            dist.broadcast_object_list([None], src=0)
+
+
+def assert_embeds_alike(runner: Runner, whole: CausalLM) -> None:
+    text = Sequence(Request(id="0", prompt=PROMPTS[0], kind="embed"), 0, PROMPTS[0])
+    (vector_D,) = runner.embed(Plan([Part(text, 0, len(PROMPTS[0]), 0)]))
+    state_D = whole.body(torch.tensor([PROMPTS[0]]))[0, -1]
+    torch.testing.assert_close(vector_D, normalize(state_D, dim=0), rtol=1e-4, atol=1e-5)
+
+
+def assert_moves_on_both(runner: Runner, whole: CausalLM) -> None:
+    """A block that was on the host comes back on every rank."""
+    ids = PROMPTS[0]
+    sequence = Sequence(Request(id="0", prompt=ids), 0, list(ids))
+    sequence.blocks = [0, 1]
+    runner.run(Plan([Part(sequence, 0, 4, 0)], [Move("out", 9, 0)]))
+    runner.run(Plan(moves=[Move("out", 0, 1)]))
+    sequence.blocks = [5, 6]
+    (logits_V,) = runner.run(Plan([Part(sequence, 4, 1, 1)], [Move("in", 5, 1)]))
+    expected_V = whole(torch.tensor([ids]))[0, -1]
+    torch.testing.assert_close(logits_V, expected_V, rtol=1e-4, atol=1e-4)
+
+
+def test_a_rank_that_cannot_build_its_part_says_why() -> None:
+    followers, batch = Followers.start(failing_runner, 2), Batch("generate", [], [])
+    try:
+        reason = "rank 1 of the model has failed: ValueError: this rank has no memory"
+        with pytest.raises(RuntimeError, match=reason), followers.computing(batch):
+            agree_on_least(1)
+        with pytest.raises(RuntimeError, match="start the engine anew"), followers.computing(batch):
+            pass
+    finally:
+        followers.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("llama", 3, "tensor parallelism of 3 over 4 heads with 2 for keys"),
+        ("llama", 8, "tensor parallelism of 8 over 4 heads"),
+    ],
+)
+def test_shares_that_do_not_come_out_even_are_refused(name: str, size: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        split_model(decoder(name), Share(0, size))
+
+
+def test_alibi_is_refused() -> None:
+    model = build_model(FALCON | {"alibi": True}, "causal_lm")
+    assert isinstance(model, CausalLM)
+    with pytest.raises(ValueError, match="ALiBi"):
+        split_model(model, Share(0, 2))
+
+
+def test_one_process_keeps_the_model_as_it_is() -> None:
+    model = decoder("llama")
+    names = [name for name, _ in model.named_modules()]
+    split_model(model, Share(0, 1))
+    assert [name for name, _ in model.named_modules()] == names
+    assert own_shapes(model, 1) == model.body.attention_shapes()
