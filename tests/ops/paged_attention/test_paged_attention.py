@@ -1,5 +1,6 @@
 """Blocks give what one stretch of memory gives: any tables, any mix of sequences in a batch."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -8,20 +9,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pharos.ops import paged_attention as module
+from pharos.ops.attention.triton import can_use_triton
 from pharos.ops.masks import Causal, Documents, Full, Mask, Window
 from pharos.ops.paged_attention import (
     FlatBatch,
     Segment,
+    flat_batch,
     look_back,
     paged_attention,
     plain_paged_attention,
     store,
+    triton,
 )
 from pharos.ops.positions import Alibi, DistanceBias
 
-WIDTH = 8
 LONGEST = 40
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3}
+
+interpreted = pytest.mark.skipif(
+    torch.cuda.is_available() or not can_use_triton(torch.zeros(1, 1, 1, 16)),
+    reason="needs triton, and no GPU: there it would not be interpreted",
+)
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 class Problem(NamedTuple):
@@ -32,9 +41,25 @@ class Problem(NamedTuple):
     bias: DistanceBias | None
     scale: float | None
 
+    def to(self, device: str) -> "Problem":
+        batch = FlatBatch(
+            self.batch.segments, block_size=self.batch.block_size, device=torch.device(device)
+        )
+        bias = self.bias and DistanceBias(self.bias.values_HR.to(device), self.bias.zero)
+        q_NHK, kv_2PCGK = self.q_NHK.to(device), self.kv_2PCGK.to(device)
+        return self._replace(q_NHK=q_NHK, kv_2PCGK=kv_2PCGK, batch=batch, bias=bias)
+
+    def attend(self, function: Callable[..., Tensor]) -> Tensor:
+        asked = {"mask": self.mask, "bias": self.bias, "scale": self.scale}
+        return function(self.q_NHK, self.kv_2PCGK, self.batch, **asked)
+
+    def attend_with_triton(self) -> Tensor:
+        asked = {"look_back": look_back(self.mask), "bias": self.bias, "scale": self.scale}
+        return triton.attend_with_triton(self.q_NHK, self.kv_2PCGK, self.batch, **asked)
+
 
 @st.composite
-def problems(draw: st.DrawFn) -> Problem:
+def problems(draw: st.DrawFn, *, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> Problem:
     size, groups = draw(st.sampled_from((1, 3, 4, 16))), draw(st.sampled_from((1, 2)))
     heads = groups * draw(st.sampled_from((1, 3)))
     sizes = st.tuples(st.integers(0, LONGEST), st.integers(1, 12))
@@ -48,8 +73,10 @@ def problems(draw: st.DrawFn) -> Problem:
     for (start, length), count in zip(asked, counts, strict=True):
         segments.append(Segment([ids.pop() for _ in range(count)][::-1], start, length))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 100)))
-    kv = torch.randn(2, num_blocks, size, groups, WIDTH, generator=generator)
-    q = torch.randn(sum(length for _, length in asked), heads, WIDTH, generator=generator)
+    width, num_rows = draw(st.sampled_from((8, 24))), sum(length for _, length in asked)
+    dtype = draw(st.sampled_from(dtypes))
+    kv = torch.randn(2, num_blocks, size, groups, width, generator=generator).to(dtype)
+    q = torch.randn(num_rows, heads, width, generator=generator).to(dtype)
     window = draw(st.none() | st.integers(0, 9))
     mask = Causal() if window is None else Causal() & Window(left=window)
     bias = Alibi(heads).bias(LONGEST + 12) if draw(st.booleans()) else None
@@ -72,12 +99,57 @@ def forget_what_was_not_written(problem: Problem) -> None:
 @given(problem=problems())
 def test_blocks_equal_the_plain_twin(problem: Problem, most_gathered: int) -> None:
     forget_what_was_not_written(problem)
-    q_NHK, kv_2PCGK, batch, mask, bias, scale = problem
-    expected = plain_paged_attention(q_NHK, kv_2PCGK, batch, mask=mask, bias=bias, scale=scale)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MOST_GATHERED", most_gathered)
-        out = paged_attention(q_NHK, kv_2PCGK, batch, mask=mask, bias=bias, scale=scale)
+        patch.setattr(flat_batch, "MOST_GATHERED", most_gathered)
+        out = problem.attend(paged_attention)
+    expected = problem.attend(plain_paged_attention)
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+
+
+@interpreted
+@pytest.mark.parametrize("rows", [(16, 64), (16, 16)])
+@settings(deadline=None, max_examples=8)
+@given(problem=problems(dtypes=(torch.float32, torch.float16)), split=st.sampled_from((64, 256)))
+def test_interpreted_kernels_equal_the_plain_twin(
+    problem: Problem, rows: tuple[int, int], split: int
+) -> None:
+    forget_what_was_not_written(problem)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton, "SPLIT", split)
+        patch.setattr(triton, "FEW_ROWS", rows[0])
+        patch.setattr(triton, "MANY_ROWS", rows[1])
+        out = problem.attend_with_triton()
+    assert_close(out, problem.attend(plain_paged_attention))
+
+
+@interpreted
+@pytest.mark.parametrize("window", [None, 70])
+def test_keys_split_among_programs_equal_the_plain_twin(window: int | None) -> None:
+    """Two splits and a part of a third, beside a sequence that has one key."""
+    generator = torch.Generator().manual_seed(0)
+    segments = [Segment(list(range(10, 0, -1)), 155, 2), Segment([11], 0, 1)]
+    q, kv = torch.randn(3, 4, 16, generator=generator), torch.randn(2, 12, 16, 2, 16)
+    mask = Causal() if window is None else Causal() & Window(left=window)
+    problem = Problem(q, kv, FlatBatch(segments, block_size=16), mask, None, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton, "SPLIT", 64)
+        out = problem.attend_with_triton()
+    assert_close(out, problem.attend(plain_paged_attention))
+
+
+@pytest.mark.gpu
+@on_gpu
+@settings(deadline=None, max_examples=100)
+@given(problem=problems(dtypes=(torch.float32, torch.float16)))
+def test_kernels_equal_the_plain_twin(problem: Problem) -> None:
+    problem = problem.to("cuda")
+    assert_close(problem.attend(paged_attention), problem.attend(plain_paged_attention))
+
+
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    tolerance = TOLERANCE[expected.dtype]
+    limit = tolerance * max(1.0, expected.abs().max().item())
+    torch.testing.assert_close(found, expected, atol=limit, rtol=tolerance)
 
 
 def test_keys_in_neighbouring_blocks_are_not_copied() -> None:
