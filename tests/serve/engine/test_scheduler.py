@@ -187,17 +187,12 @@ def test_the_newest_gives_way_and_comes_back_where_it_was() -> None:
     assert bench.step() == {second: 9 - 8}, "its blocks were not needed by anybody else"
 
 
-def test_a_sequence_that_was_planned_already_can_still_give_way() -> None:
-    bench = Bench(num_blocks=4, budget=20)
-    urgent = bench.add(6, max_tokens=11, priority=-1)
-    other = bench.add(6, max_tokens=11)
-    bench.step()
-    while urgent.num_generated < 9 and other.status is Status.RUNNING:
-        plan = bench.scheduler.plan()
-        bench.scheduler.computed(plan, written(plan))
-        bench.scheduler.check()
-    assert other.status is Status.WAITING
-    assert urgent.status is Status.RUNNING
+def test_the_worst_priority_gives_way_first() -> None:
+    bench = Bench(num_blocks=5)
+    other, urgent = bench.add(8), bench.add(7, priority=-1)
+    for _ in range(3):
+        bench.step()
+    assert (other.num_preemptions, urgent.num_preemptions) == (1, 0)
 
 
 def test_what_moved_to_the_host_comes_back_instead_of_being_computed_again() -> None:

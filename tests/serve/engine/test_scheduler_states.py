@@ -4,7 +4,7 @@ a wrong block, at any time, is found out."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import settings
@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 
 from pharos.core import SamplingParams
 from pharos.serve.engine.available_blocks import AvailableBlocks
+from pharos.serve.engine.block_keys import extend_keys
 from pharos.serve.engine.block_pool import BlockPool
 from pharos.serve.engine.grammar import GrammarState
 from pharos.serve.engine.plan import Move, Part, Plan
@@ -30,7 +31,7 @@ from pharos.serve.engine.request import FinishReason, Grammar, Request, Sequence
 from pharos.serve.engine.scheduler import Scheduler, SchedulerConfig
 
 NUM_TOKENS = 3
-Slot = tuple[object, ...] | None
+Slot = tuple[Any, ...] | None
 
 
 def next_token(sequence: Sequence, tokens: list[int]) -> int:
@@ -41,6 +42,18 @@ def next_token(sequence: Sequence, tokens: list[int]) -> int:
 def kept_for(sequence: Sequence, tokens: list[int]) -> Slot:
     """What the keys and values of the last of these tokens depend on, and who may reuse them."""
     return (sequence.request.adapter, sequence.generation, sequence.request.salt, *tokens)
+
+
+def key_of(block: list[Slot]) -> bytes | None:
+    """The key under which a full block may be found, by what is in it."""
+    last = block[-1]
+    if last is None:
+        return None
+    adapter, generation, salt, *tokens = last
+    request = Request(id="", prompt=cast(list[int], tokens), adapter=adapter, salt=salt)
+    sequence = Sequence(request, 0, list(request.prompt), generation=generation)
+    extend_keys(sequence, len(block), len(tokens) // len(block))
+    return sequence.block_keys[-1]
 
 
 class Device:
@@ -212,9 +225,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.finish(sequence, "abort")
 
     @precondition(lambda self: self.alive)
-    @rule(drafts=st.lists(st.integers(0, NUM_TOKENS - 1), max_size=4), right=st.booleans())
-    def step(self, drafts: list[int], right: bool) -> None:
-        self.take_step(drafts=drafts, right=right)
+    @rule(
+        count=st.integers(1, 4),
+        drafts=st.lists(st.integers(0, NUM_TOKENS - 1), max_size=4),
+        right=st.booleans(),
+    )
+    def steps(self, count: int, drafts: list[int], right: bool) -> None:
+        for _ in range(count):
+            self.take_step(drafts=drafts, right=right)
+            self.everything_adds_up()
 
     @precondition(lambda self: self.alive)
     @rule(number=st.integers(0, 10))
@@ -225,9 +244,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule()
     def step_that_fails(self) -> None:
         plan = self.scheduler.plan()
-        for block in range(self.pool.num_blocks):
-            if self.pool.is_writable(block):
-                self.device.blocks[block][-1] = None
+        for part in plan.parts:
+            for block in part.sequence.blocks[part.start // self.pool.block_size :]:
+                self.device.blocks[block] = [None] * self.pool.block_size
         alive = [part.sequence for part in plan.parts]
         held = {s: list(s.blocks) for s in self.alive if s not in alive}
         self.scheduler.abandon(plan)
@@ -323,19 +342,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.published_blocks_hold_what_they_say()
 
     def published_blocks_hold_what_they_say(self) -> None:
-        """Wherever a sequence would find its beginning, it is there."""
-        for sequence in self.alive:
-            prefix = self.pool.match(sequence)
-            assert len(prefix) * self.pool.block_size < max(1, len(sequence.tokens))
-            for index, block in enumerate(prefix):
-                key = sequence.block_keys[index]
-                size = self.pool.block_size
-                tokens = sequence.tokens[: (index + 1) * size]
-                copy = self.pool.host.find(key, tuple(tokens[-size:]))
-                if block is not None:
-                    assert self.device.blocks[block][-1] == kept_for(sequence, tokens)
-                if copy is not None:
-                    assert self.device.host[copy][-1] == kept_for(sequence, tokens)
+        for block, key in enumerate(self.pool._keys):
+            assert key is None or key == key_of(self.device.blocks[block])
+        for key, copy in self.pool.host._copies.items():
+            assert key == key_of(self.device.host[copy.id])
 
     def teardown(self) -> None:
         """Whatever has happened, all that is left comes to its end."""

@@ -95,11 +95,13 @@ class _Step:
             self.budget -= more
         return max(0, more)
 
-    def take_back(self, sequence: Sequence) -> None:
-        part = self.parts.pop(sequence, None)
-        self.budget += 0 if part is None else part.num_tokens
-        ours = sequence.request.priority
-        theirs = self.victim_priority
+    def wants_more(self, sequence: Sequence) -> bool:
+        """Whether it is still being read."""
+        return sequence not in self.parts or self.parts[sequence].num_logits == 0
+
+    def note_victim(self, sequence: Sequence) -> None:
+        assert sequence not in self.parts, "it is served before those that it gives way to"
+        ours, theirs = sequence.request.priority, self.victim_priority
         self.victim_priority = ours if theirs is None else min(ours, theirs)
 
     def may_admit(self, sequence: Sequence) -> bool:
@@ -191,7 +193,7 @@ class Scheduler:
         self.pool.check(self.running)
         assert all(sequence.status is Status.RUNNING for sequence in self.running)
         assert all(sequence.status is Status.WAITING for sequence in self.waiting)
-        assert not any(sequence.blocks for sequence in self.waiting)
+        assert not any(sequence.blocks or sequence.num_computed for sequence in self.waiting)
         for sequence in self.running:
             writable = sequence.blocks[sequence.num_computed // self.pool.block_size :]
             assert all(map(self.pool.is_writable, writable)), "a block that is shared is written to"
@@ -217,12 +219,14 @@ class Scheduler:
         spare = step.budget - len(writing)
         for sequence in writing:
             if sequence.status is Status.RUNNING and self._make_room(sequence, step):
-                self._keep_drafts(sequence, spare)
+                if sequence.drafts:
+                    self._keep_drafts(sequence, spare)
                 spare -= len(sequence.drafts)
                 step.grant(sequence, sequence.num_pending)
 
     def _make_room(self, sequence: Sequence, step: _Step) -> bool:
-        """Room for the next token, if need be by preempting; False if that met itself."""
+        """Room for the next token, if need be by preempting those that are served after it, the
+        last first; False if that met itself."""
         num_tokens = len(sequence.tokens)
         needed = self.pool.blocks_for(num_tokens) - len(sequence.blocks)
         while self.pool.num_available < needed:
@@ -250,7 +254,7 @@ class Scheduler:
         sequence.num_preemptions += 1
         sequence.status = Status.WAITING
         self.waiting.add(sequence)
-        step.take_back(sequence)
+        step.note_victim(sequence)
         self._num_preemptions += 1
 
     # Reading
@@ -262,7 +266,8 @@ class Scheduler:
             self._grant(sequence, step)
         self._admit(step)
         for sequence in self.running:
-            step.grant(sequence, step.budget)
+            if step.wants_more(sequence):
+                step.grant(sequence, step.budget)
 
     def _grant(self, sequence: Sequence, step: _Step) -> None:
         if self._is_long(sequence):
