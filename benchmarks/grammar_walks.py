@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -107,8 +108,7 @@ def ours(tokenizer: Tokenizer) -> Callable[[str], Output]:
 
 def xgrammars(tokenizer: Tokenizer) -> Callable[[str], Output]:
     """Compact JSON too, otherwise the library's own settings."""
-    import xgrammar
-
+    xgrammar = import_module("xgrammar")
     vocabulary = sorted(tokenizer.vocabulary(), key=tokenizer.vocabulary().__getitem__)
     info = xgrammar.TokenizerInfo(
         vocabulary, xgrammar.VocabType.BYTE_LEVEL, stop_token_ids=list(tokenizer.eos_ids)
