@@ -5,6 +5,7 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema.validators import Draft202012Validator, validator_for
 
-from pharos.core import ModelError
+from pharos.core import ModelError, SamplingParams
 from pharos.data.tokenizer import Tokenizer
 from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
+from pharos.models.doubles import tiny_llama
+from pharos.serve.engine.block_pool import BlockPool
+from pharos.serve.engine.engine import Engine
 from pharos.serve.engine.grammar import (
     GrammarCompiler,
     GrammarError,
@@ -24,7 +28,11 @@ from pharos.serve.engine.grammar import (
     MaskFiller,
     new_mask,
 )
-from pharos.serve.engine.request import Grammar, GrammarKind
+from pharos.serve.engine.paged_kv import PagedKV
+from pharos.serve.engine.request import Grammar, GrammarKind, Output, Request
+from pharos.serve.engine.runner import Runner
+from pharos.serve.engine.scheduler import Scheduler, SchedulerConfig
+from pharos.serve.engine.speculation import AdaptiveLength, NgramProposer, Proposer, Speculation
 
 TEXTS = [
     '{"name": "Ada", "age": 36, "born": "1815-12-10", "tags": ["first", "engine"], "ok": true}',
@@ -435,3 +443,64 @@ def test_a_tokenizer_of_words_is_refused() -> None:
     words = train_tokenizer(TEXTS, TokenizerConfig(kind="wordpiece", vocab_size=200))
     with pytest.raises(ModelError, match="bytes"):
         GrammarCompiler(Tokenizer(words.backend, words.special_tokens, (2,)))
+
+
+# With the engine
+
+
+def written(
+    tokenizer: Tokenizer, compiler: GrammarCompiler, proposer: Proposer | None
+) -> tuple[dict[str, Output], Engine]:
+    """What a model of random weights writes under each schema, warm and greedy."""
+    model = tiny_llama(vocab_size=tokenizer.vocab_size)
+    kv = PagedKV(model.body.attention_shapes(), num_blocks=400, block_size=4)
+    always = AdaptiveLength(most=4, cost=0.01, max_batch=100)
+    engine = Engine(
+        Scheduler(SchedulerConfig(max_num_seqs=8), BlockPool(400, 4)),
+        Runner(model, kv),
+        tokenizer=tokenizer,
+        compiler=compiler,
+        proposer=None if proposer is None else Speculation(proposer, always),
+    )
+    for name, schema in SCHEMAS.items():
+        for temperature in (0.0, 1.0):
+            params = SamplingParams(max_tokens=90, temperature=temperature)
+            grammar = Grammar(kind="json_schema", text=json.dumps(schema))
+            engine.add(
+                Request(
+                    id=f"{name} {temperature}",
+                    prompt=tokenizer.encode("the keeper"),
+                    params=params,
+                    seed=3,
+                    eos_ids=frozenset(tokenizer.eos_ids),
+                    grammar=grammar,
+                )
+            )
+    outputs: dict[str, Output] = {}
+    while engine.has_work:
+        for news in engine.step():
+            assert isinstance(news, Output)
+            before = outputs.get(news.request_id, Output(request_id=news.request_id))
+            outputs[news.request_id] = replace(news, text=before.text + news.text, tokens=())
+    return outputs, engine
+
+
+def test_what_the_engine_writes_obeys_its_schema(
+    tokenizer: Tokenizer, compiler: GrammarCompiler
+) -> None:
+    outputs, _ = written(tokenizer, compiler, None)
+    finished = {key: out for key, out in outputs.items() if out.finish_reason == "stop"}
+    assert len(finished) >= len(outputs) / 2
+    for key, output in finished.items():
+        assert violation(SCHEMAS[key.partition(" ")[0]], json.loads(output.text)) is None
+
+
+def test_drafts_change_nothing_under_a_grammar(
+    tokenizer: Tokenizer, compiler: GrammarCompiler
+) -> None:
+    plain, _ = written(tokenizer, compiler, None)
+    drafted, engine = written(tokenizer, compiler, NgramProposer(shortest=1))
+    assert {key: out.text for key, out in drafted.items()} == {
+        key: out.text for key, out in plain.items()
+    }
+    assert 0 < engine.stats.num_accepted_tokens < engine.stats.num_draft_tokens
