@@ -119,19 +119,19 @@ class SchedulerMachine(RuleBasedStateMachine):
     sequences = Bundle("sequences")
 
     @initialize(
-        num_blocks=st.integers(3, 14),
+        room=st.integers(12, 40),
         block_size=st.integers(1, 4),
         group_size=st.integers(1, 4),
-        host_blocks=st.sampled_from([0, 1, 2, 5, 20]),
-        prefix_cache=st.booleans(),
-        max_num_seqs=st.integers(1, 5),
+        host_blocks=st.sampled_from([0, 2, 5, 40]),
+        prefix_cache=st.sampled_from([True, True, True, False]),
+        max_num_seqs=st.integers(2, 6),
         more_tokens=st.integers(0, 12),
         long_prompt=st.integers(1, 10),
-        watermark=st.sampled_from([0.0, 0.1, 0.5]),
+        watermark=st.sampled_from([0.0, 0.0, 0.1, 0.3]),
     )
     def begin(
         self,
-        num_blocks: int,
+        room: int,
         block_size: int,
         group_size: int,
         host_blocks: int,
@@ -148,6 +148,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             long_prompt_tokens=long_prompt,
             watermark=watermark,
         )
+        num_blocks = room // block_size
         self.pool = BlockPool(
             num_blocks, block_size, num_host_blocks=host_blocks, prefix_cache=prefix_cache
         )
@@ -164,11 +165,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         own=st.lists(st.integers(0, NUM_TOKENS - 1), max_size=6),
         max_tokens=st.integers(1, 12),
         priority=st.integers(0, 2),
-        kind=st.sampled_from(["generate", "generate", "generate", "embed"]),
+        kind=st.sampled_from(["generate"] * 5 + ["embed"]),
         salt=st.sampled_from(["", "", "tenant"]),
         generation=st.sampled_from([0, 0, 1]),
-        has_grammar=st.booleans(),
-        copies=st.integers(1, 3),
+        has_grammar=st.sampled_from([False] * 5 + [True]),
+        copies=st.integers(1, 4),
     )
     def add(
         self,
@@ -226,7 +227,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.alive)
     @rule(
-        count=st.integers(1, 4),
+        count=st.integers(1, 8),
         drafts=st.lists(st.integers(0, NUM_TOKENS - 1), max_size=4),
         right=st.booleans(),
     )
@@ -241,8 +242,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         victim = self.alive[number % len(self.alive)]
         self.take_step(meanwhile=lambda: self.finish(victim, "abort"))
 
-    @rule()
-    def step_that_fails(self) -> None:
+    @precondition(lambda self: self.alive)
+    @rule(count=st.integers(0, 8))
+    def step_that_fails(self, count: int) -> None:
+        for _ in range(count):
+            self.take_step()
         plan = self.scheduler.plan()
         for part in plan.parts:
             for block in part.sequence.blocks[part.start // self.pool.block_size :]:
