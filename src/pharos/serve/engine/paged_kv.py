@@ -74,9 +74,10 @@ class PagedKV:
             on_host = torch.tensor([pair[1] for pair in pairs])
             for layer, host in zip(self.layers_2PCGK, self.host_layers_2PCGK, strict=True):
                 if direction == "out":
-                    host[:, on_host] = layer[:, on_device].to(host.device)
+                    host.index_copy_(1, on_host, layer.index_select(1, on_device).cpu())
                 else:
-                    layer[:, on_device] = host[:, on_host].to(layer.device)
+                    moved = host.index_select(1, on_host).to(self.device)
+                    layer.index_copy_(1, on_device, moved)
 
 
 def cached(shapes: Sequence[AttentionShape]) -> list[AttentionShape]:
