@@ -81,6 +81,27 @@ def penalized(logits_BV: Tensor, params: Sequence[SamplingParams], seen: Seen) -
     return logits_BV - column("presence_penalty") * (seen.output_BV > 0)
 
 
+def penalized_at(
+    logits_BV: Tensor, params: Sequence[SamplingParams], counts: Sequence[Mapping[int, int]]
+) -> Tensor:
+    """The same as `penalized`, where only the tokens that were seen are looked at: `counts` says
+    how often each row generated them (0: it stands in the prompt)."""
+    rows = [row for row, seen in enumerate(counts) for _ in seen]
+    ids = [id_ for seen in counts for id_ in seen]
+    device = logits_BV.device
+    rows_N = torch.tensor(rows, dtype=torch.long, device=device)
+    at = (rows_N, torch.tensor(ids, dtype=torch.long, device=device))
+    generated_N = torch.tensor([n for seen in counts for n in seen.values()], device=device)
+    repetition_N, frequency_N, presence_N = (
+        _column(params, f"{name}_penalty", like=logits_BV)[rows_N, 0]
+        for name in ("repetition", "frequency", "presence")
+    )
+    scores_N = logits_BV[at]
+    scores_N = torch.where(scores_N > 0, scores_N / repetition_N, scores_N * repetition_N)
+    scores_N = scores_N - frequency_N * generated_N - presence_N * (generated_N > 0)
+    return logits_BV.index_put(at, scores_N)
+
+
 def probabilities(logits_BV: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     """The distribution `[B, V]` that is drawn from: temperature, then top-k, top-p and min-p. The
     likeliest token is always in it; a temperature of 0 counts as 1."""

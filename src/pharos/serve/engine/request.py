@@ -33,9 +33,10 @@ class Grammar:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """`prompt` are token ids. `seed` is what its randomness is drawn from (with the number of the
-    token, and nothing else). Lower `priority` goes first. `adapter` names a LoRA adapter of the
-    engine; `salt` keeps its cached prefixes apart from other tenants'. `skip_special` leaves special
-    tokens out of the text. An `embed` request is read and not continued: its result is a vector."""
+    token, and nothing else; that of `params` is not looked at). Lower `priority` goes first.
+    `adapter` names a LoRA adapter of the engine; `salt` keeps its cached prefixes apart from other
+    tenants'. `skip_special` leaves special tokens out of the text. An `embed` request is read and
+    not continued: its result is a vector."""
 
     id: str
     prompt: Seq[int]

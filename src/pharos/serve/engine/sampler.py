@@ -1,0 +1,159 @@
+"""From a step's logits to tokens: each row by the parameters of its own request.
+
+    masks ─┐
+    logits ┴ bias ─ penalties ─ temperature ─ top-k, top-p, min-p ─ draw ─ token
+           └ log-softmax ─ log-probabilities
+
+A row is one position of a sequence: that after its newest token, or after one of its drafts. What
+is drawn there depends on the request's seed and on the number of the token, and on nothing else:
+not on the rows beside it, nor on whether it was drafted. So a draft is right exactly if it is what
+is drawn in its place, and speculation never changes a text (`accepted`).
+
+Shapes: R rows, V vocabulary, W words of 32 tokens.
+"""
+
+from collections.abc import Mapping, Set
+from collections.abc import Sequence as Seq
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pharos.core import SamplingParams
+from pharos.ops.sampling import bias_of, biased, needs_seen, penalized_at, sample, uniform
+from pharos.serve.engine.plan import Plan
+from pharos.serve.engine.request import Candidate, Sequence, Token
+
+
+class Row(NamedTuple):
+    """The position after a sequence's tokens and the first `num_drafts` of its drafts."""
+
+    sequence: Sequence
+    num_drafts: int
+
+    @property
+    def params(self) -> SamplingParams:
+        return self.sequence.request.params
+
+    @property
+    def step(self) -> int:
+        """The number of the token that is drawn here, among those generated."""
+        return self.sequence.num_generated + self.num_drafts
+
+
+def rows_of(plan: Plan) -> list[Row]:
+    """The rows of the plan's logits."""
+    return [Row(part.sequence, i) for part in plan.parts for i in range(part.num_logits)]
+
+
+class Sampler:
+    """Keeps, for requests with penalties, which tokens were seen; `forget` those that ended."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Sequence, _Seen] = {}
+
+    def sample(
+        self, logits_RV: Tensor, rows: Seq[Row], mask_RW: NDArray[np.int32] | None = None
+    ) -> list[Token]:
+        """The token of each row. Of a mask, bit `t % 32` of word `t // 32` is set where token `t`
+        is legal."""
+        params = [row.params for row in rows]
+        scores_RV = biased(logits_RV, [_bias(row, logits_RV.shape[1]) for row in rows])
+        if needs_seen(params):
+            scores_RV = penalized_at(scores_RV, params, [self._counts(row) for row in rows])
+        if mask_RW is not None:
+            scores_RV = masked(scores_RV, mask_RW)
+        uniforms = [
+            uniform(row.sequence.request.seed, row.step) if row.params.temperature else 0.0
+            for row in rows
+        ]
+        return _told(sample(scores_RV, params, uniforms).tolist(), logits_RV, params)
+
+    def forget(self, sequence: Sequence) -> None:
+        self._seen.pop(sequence, None)
+
+    @property
+    def known(self) -> Set[Sequence]:
+        """The sequences of which something is kept."""
+        return self._seen.keys()
+
+    def _counts(self, row: Row) -> Mapping[int, int]:
+        """How often each token that was seen before the row was generated (0: in the prompt)."""
+        if not needs_seen([row.params]):
+            return {}
+        seen = self._seen.setdefault(row.sequence, _Seen())
+        return seen.counts(row)
+
+
+class _Seen:
+    """The tokens of a sequence, counted as they come."""
+
+    def __init__(self) -> None:
+        self._num_counted = 0
+        self._counts: dict[int, int] = {}
+
+    def counts(self, row: Row) -> Mapping[int, int]:
+        sequence = row.sequence
+        if self._num_counted == 0:
+            self._counts = dict.fromkeys(sequence.request.prompt, 0)
+            self._num_counted = sequence.num_prompt
+        _count(self._counts, sequence.tokens[self._num_counted :])
+        self._num_counted = len(sequence.tokens)
+        if row.num_drafts == 0:
+            return self._counts
+        with_drafts = self._counts.copy()
+        _count(with_drafts, sequence.drafts[: row.num_drafts])
+        return with_drafts
+
+
+def _count(counts: dict[int, int], tokens: Seq[int]) -> None:
+    for token in tokens:
+        counts[token] = counts.get(token, 0) + 1
+
+
+def _bias(row: Row, vocab_size: int) -> Mapping[int, float]:
+    """A row's bias; of a tokenizer's end tokens, the model may lack some."""
+    params = row.params
+    if row.step >= params.min_tokens:
+        return params.logit_bias
+    end_ids = params.end_ids(row.sequence.request.eos_ids)
+    return bias_of(params, row.step, [id_ for id_ in end_ids if id_ < vocab_size])
+
+
+def masked(scores_RV: Tensor, mask_RW: NDArray[np.int32]) -> Tensor:
+    """Scores of which only the legal tokens' are left."""
+    bits = np.unpackbits(mask_RW.view(np.uint8), axis=1, bitorder="little")
+    is_legal_RV = torch.from_numpy(bits[:, : scores_RV.shape[1]]).to(scores_RV.device).bool()
+    return scores_RV.masked_fill(~is_legal_RV, float("-inf"))
+
+
+def accepted(sequence: Sequence, drawn: Seq[Token]) -> list[Token]:
+    """Of the tokens drawn after a sequence and after each of its drafts, those that it goes on
+    with: up to the first that its draft did not foresee."""
+    tokens = list(drawn[:1])
+    for draft, token in zip(sequence.drafts, drawn[1:], strict=False):
+        if tokens[-1].id != draft:
+            break
+        tokens.append(token)
+    return tokens
+
+
+def _told(ids: list[int], logits_RV: Tensor, params: Seq[SamplingParams]) -> list[Token]:
+    """Tokens with the log-probabilities that are wanted of them: the model's own."""
+    asking = [i for i, row in enumerate(params) if row.logprobs is not None]
+    tokens = [Token(id=id_) for id_ in ids]
+    if not asking:
+        return tokens
+    most = max(params[i].logprobs or 0 for i in asking)
+    logprobs_AV = logits_RV[asking].log_softmax(dim=-1)
+    own_A1 = torch.tensor([[ids[i]] for i in asking], device=logits_RV.device)
+    own = logprobs_AV.gather(1, own_A1)[:, 0].tolist()
+    best = logprobs_AV.topk(min(most, logits_RV.shape[1]), dim=-1)
+    likeliest = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    for i, logprob, (best_ids, best_logprobs) in zip(asking, own, likeliest, strict=True):
+        pairs = list(zip(best_ids, best_logprobs, strict=True))[: params[i].logprobs]
+        candidates = tuple(Candidate(id=id_, logprob=value) for id_, value in pairs)
+        tokens[i] = Token(id=ids[i], logprob=logprob, candidates=candidates)
+    return tokens
