@@ -252,6 +252,7 @@ def test_every_kind_of_grammar_accepts_its_language(
         ("json_schema", '{"if": {}, "then": {}}', '"if", "then"'),
         ("json_schema", '{"oneOf": [{"type": "integer"}, {"type": "number"}]}', "oneOf"),
         ("json_schema", '{"format": "iri"}', "iri"),
+        ("json_schema", '{"format": "date", "allOf": 3}', "allOf"),
         ("json_schema", '{"$ref": "http://example.com/schema"}', "http://example.com/schema"),
         ("json_schema", '{"properties": {"a": {"divisibleBy": 3}}}', "multipleOf"),
         ("json_schema", '{"items": [{"extends": {}}]}', "allOf"),

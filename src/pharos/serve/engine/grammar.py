@@ -49,6 +49,11 @@ COMPACT: "JsonCompileOptions" = {"whitespace_flexible": False}
 """What a schema may overrule with an `x-guidance` object at its top."""
 STRICT: "JsonCompileOptions" = {"lenient": False, "coerce_one_of": False}
 """What it may not."""
+SAID_BETTER = {
+    "NoExtension": "no text satisfies it",
+    "oneOf": "its oneOf has alternatives that may hold at once; write anyOf",
+}
+"""Messages of the library that tell of its own inside, or of settings that we do not have."""
 
 
 class GrammarError(PharosError, ValueError):
@@ -287,7 +292,8 @@ def _refused(grammar: Grammar, reason: str) -> GrammarError:
 
 def _error(matcher: LLMatcher) -> str:
     message = matcher.get_error().replace("<non-verbose/>", "")
-    return "no text satisfies it" if "NoExtension" in message else _in_one_line(message)
+    said = next((ours for theirs, ours in SAID_BETTER.items() if theirs in message), message)
+    return _in_one_line(said)
 
 
 def _in_one_line(message: str) -> str:

@@ -61,10 +61,10 @@ def _use_calendar(schema: dict[str, Any]) -> None:
     name = schema.get("format")
     if isinstance(name, str) and name in PATTERNS:
         del schema["format"]
-        if "pattern" in schema:
-            schema["allOf"] = [*schema.get("allOf", []), {"pattern": PATTERNS[name]}]
-        else:
-            schema["pattern"] = PATTERNS[name]
+        both = schema.setdefault("allOf", [])
+        if not isinstance(both, list):
+            raise ValueError(f"allOf must be a list, and not {both!r}")
+        both.append({"pattern": PATTERNS[name]})
 
 
 def _parts(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
