@@ -1,0 +1,162 @@
+"""What Prometheus reads: vLLM's metrics with our prefix, and the same meanings.
+
+Times are taken here, by one clock, as outputs arrive; what the engine alone knows (how long a
+request waited, how full its cache is) it tells. A request is one choice: `n` of them are `n`.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from pharos.serve.engine.request import Output, Request
+from pharos.serve.http.contract import Engine
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+LABELS = ("model_name", "engine")
+SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5)
+LONGER = (10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0)
+BETWEEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 20.0)
+TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000)
+CHOICES = (1, 2, 5, 10, 20)
+
+
+class Metrics:
+    """Of one server, in a registry of its own."""
+
+    def __init__(self, engine: Engine, model: str) -> None:
+        self._registry = CollectorRegistry()
+        self._labels = {"model_name": model, "engine": "0"}
+        self._registry.register(_EngineCollector(engine, self._labels))
+        count, seconds = self._counter, self._histogram
+        self.prompt_tokens = count("prompt_tokens", "Prompt tokens read.")
+        self.generation_tokens = count("generation_tokens", "Tokens generated.")
+        self._success = self._counter_by("request_success", "Requests answered.", "finished_reason")
+        self._failure = self._counter_by("request_failure", "Requests that failed.", "reason")
+        self._first_token = seconds("time_to_first_token_seconds", SECONDS + LONGER)
+        self._inter_token = seconds("inter_token_latency_seconds", BETWEEN + LONGER[2:4])
+        self._per_token = seconds("request_time_per_output_token_seconds", BETWEEN + LONGER[2:4])
+        self._end_to_end = seconds("e2e_request_latency_seconds", SECONDS[8:] + LONGER)
+        self._queue = seconds("request_queue_time_seconds", SECONDS[8:] + LONGER)
+        self._prefill = seconds("request_prefill_time_seconds", SECONDS[8:] + LONGER)
+        self._decode = seconds("request_decode_time_seconds", SECONDS[8:] + LONGER)
+        self._inference = seconds("request_inference_time_seconds", SECONDS[8:] + LONGER)
+        self._num_prompt = seconds("request_prompt_tokens", TOKENS)
+        self._num_generated = seconds("request_generation_tokens", TOKENS)
+        self._max_tokens = seconds("request_params_max_tokens", TOKENS)
+        self._num_choices = seconds("request_params_n", CHOICES)
+
+    def exposition(self) -> bytes:
+        """The text format of Prometheus."""
+        return generate_latest(self._registry)
+
+    def follow(self, request: Request) -> "Followed":
+        """To be told of each output of a request."""
+        return Followed(self, request)
+
+    def asked(self, num_choices: int, max_tokens: int) -> None:
+        self._num_choices.observe(num_choices)
+        self._max_tokens.observe(max_tokens)
+
+    def failed(self, reason: str) -> None:
+        self._failure.labels(**self._labels, reason=reason).inc()
+
+    def token(self, seconds: float, num_tokens: int, *, is_first: bool) -> None:
+        """After `seconds`, so many tokens came at once."""
+        self.generation_tokens.inc(num_tokens)
+        (self._first_token if is_first else self._inter_token).observe(seconds)
+
+    def answered(self, times: "Times", output: Output) -> None:
+        assert output.finish_reason is not None
+        self._success.labels(**self._labels, finished_reason=output.finish_reason).inc()
+        self.prompt_tokens.inc(output.num_prompt)
+        self._num_prompt.observe(output.num_prompt)
+        self._end_to_end.observe(times.end_to_end)
+        self._queue.observe(times.queue)
+        self._inference.observe(times.end_to_end - times.queue)
+        if times.num_generated:
+            self._num_generated.observe(times.num_generated)
+            self._prefill.observe(times.first - times.queue)
+            self._decode.observe(times.end_to_end - times.first)
+        if times.num_generated > 1:
+            self._per_token.observe((times.end_to_end - times.first) / (times.num_generated - 1))
+
+    def _counter(self, name: str, help_: str) -> Counter:
+        return self._counter_by(name, help_).labels(**self._labels)
+
+    def _counter_by(self, name: str, help_: str, *more: str) -> Counter:
+        return Counter(f"pharos:{name}", help_, (*LABELS, *more), registry=self._registry)
+
+    def _histogram(self, name: str, buckets: tuple[float, ...]) -> Histogram:
+        help_ = name.replace("_", " ").capitalize() + "."
+        histogram = Histogram(
+            f"pharos:{name}", help_, LABELS, buckets=buckets, registry=self._registry
+        )
+        return histogram.labels(**self._labels)
+
+
+@dataclass(slots=True)
+class Times:
+    """Seconds since a request arrived."""
+
+    first: float = 0.0
+    end_to_end: float = 0.0
+    queue: float = 0.0
+    num_generated: int = 0
+
+
+@dataclass(slots=True)
+class Followed:
+    """One request on its way through the engine."""
+
+    metrics: Metrics
+    request: Request
+    started: float = field(default_factory=time.monotonic)
+    times: Times = field(default_factory=Times)
+    last: float = 0.0
+
+    def output(self, output: Output) -> None:
+        now = time.monotonic() - self.started
+        is_first = not self.times.num_generated
+        if num_new := output.num_generated - self.times.num_generated:
+            self.metrics.token(now - self.last, num_new, is_first=is_first)
+            self.times.first = now if is_first else self.times.first
+            self.times.num_generated, self.last = output.num_generated, now
+        self.times.queue = output.queue_s
+        if output.finish_reason is not None and output.finish_reason != "error":
+            self.times.end_to_end = now
+            self.metrics.answered(self.times, output)
+
+
+class _EngineCollector(Collector):
+    """What the engine tells, read when it is asked for."""
+
+    def __init__(self, engine: Engine, labels: dict[str, str]) -> None:
+        self._engine = engine
+        self._labels = labels
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._engine.stats()
+        for name, help_, value in (
+            ("num_requests_running", "Requests in the batch.", stats.num_running),
+            ("num_requests_waiting", "Requests that wait.", stats.num_waiting),
+            ("kv_cache_usage_perc", "Share of the KV blocks in use; 1 is all.", stats.kv_usage),
+        ):
+            gauge = GaugeMetricFamily(f"pharos:{name}", help_, labels=LABELS)
+            gauge.add_metric(list(self._labels.values()), value)
+            yield gauge
+        for name, help_, value in (
+            ("num_preemptions", "Requests put back to wait.", stats.num_preemptions),
+            ("prefix_cache_queries", "Tokens looked for in the cache.", stats.prefix_queries),
+            ("prefix_cache_hits", "Tokens found in the cache.", stats.prefix_hits),
+            ("spec_decode_num_drafts", "Drafts made.", stats.num_drafts),
+            ("spec_decode_num_draft_tokens", "Tokens drafted.", stats.num_draft_tokens),
+            ("spec_decode_num_accepted_tokens", "Tokens accepted.", stats.num_accepted_tokens),
+        ):
+            counter = CounterMetricFamily(f"pharos:{name}", help_, labels=LABELS)
+            counter.add_metric(list(self._labels.values()), value)
+            yield counter
