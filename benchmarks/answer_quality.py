@@ -94,12 +94,12 @@ def draw_questions(
     ]
 
 
-def found_for(library: Library, question: Question) -> list[Hit]:
+def found_for(library: Library, question: Question, k: int = PASSAGES_READ) -> list[Hit]:
     """What the search finds, without the question's own paragraph if that is left out."""
-    hits = library.search(question.text, k=PASSAGES_READ + question.left_out)
+    hits = library.search(question.text, k=k + question.left_out)
     return [
         hit for hit in hits if not (question.left_out and hit.passage.source == question.source)
-    ][:PASSAGES_READ]
+    ][:k]
 
 
 def contains_answer(text: str, answers: Iterable[str]) -> bool:

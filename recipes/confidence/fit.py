@@ -1,6 +1,6 @@
 """Fit the confidence model on SQuAD's training paragraphs, and write it into the package.
 
-    python -m recipes.confidence.fit [--data DIR] [--articles 40] [--questions 3000]
+    python -m recipes.confidence.fit [--data DIR] [--articles 40] [--questions 3000] [--specialists]
 
 A sample of articles becomes a library. A third of the questions is asked with its own paragraph
 left out, so that the model learns what a passage looks like that is about the thing and does not
@@ -8,6 +8,11 @@ answer; another tenth comes from articles that are not in the library at all. Tw
 are fitted to the signs of `pharos.rag.confidence`: that the quoted sentences contain an answer, and
 that the passages do. The questions of the last quarter of the paragraphs are kept out of the fit;
 the figures in the card are theirs.
+
+With `--specialists` the candidates are re-ranked and read by those that ship, whose signs are
+weighed too, and what must be right is the answer that is given: the short one where there is one.
+That card is `confidence_specialists.json`. The articles are those that the specialists have not
+learned from (`recipes.specialists.squad`), so they are not believed for what they know by heart.
 
 The threshold is the lowest at which at least 75% of the answers given to the questions that were
 kept out are right. Nothing of the dev set is used.
@@ -38,17 +43,26 @@ from benchmarks.answer_quality import (
 )
 from benchmarks.datasets import add_data_argument, squad_articles
 from numpy.typing import NDArray
+from recipes.specialists.squad import HELD_OUT_ARTICLES
 
 from pharos import Library
-from pharos.rag.confidence import CARD, signs_of
+from pharos.core.findings import Specialists
+from pharos.rag.answer import CANDIDATES, PASSAGES_READ, short_answer
+from pharos.rag.confidence import CARD, SPECIALISTS_CARD, signs_of
+from pharos.rag.consult import Consultation
 from pharos.rag.reader import ExtractiveReader
 from pharos.specialists import load_encoder
+from pharos.specialists.team import load_specialists
 
 LEFT_OUT = 0.33
 ELSEWHERE = 0.1
 HELD_OUT = 0.25
+SPLIT_SEED = 1
+"""That of `recipes.specialists.squad`."""
 RIGHT_OF_ANSWERED = 0.75
 RIDGE = 1e-3
+UNSEEN_INSIDE = 19
+"""Of the articles that the specialists have not learned from, so many are in the library."""
 COMMAND = "python -m recipes.confidence.fit"
 LICENCE = "SQuAD v1.1 train, CC BY-SA 4.0"
 
@@ -64,29 +78,42 @@ class Example:
 
 
 def collect(
-    library: Library, embedder: Remembering, questions: Sequence[tuple[Question, bool]]
+    library: Library,
+    embedder: Remembering,
+    questions: Sequence[tuple[Question, bool]],
+    specialists: Specialists,
 ) -> list[Example]:
     reader = ExtractiveReader(embedder)
+    num_found = CANDIDATES if specialists.reranker else PASSAGES_READ
     examples = []
     for number, (question, held_out) in enumerate(questions):
         if number % 500 == 0:
             print(f"{number} of {len(questions)} questions asked", file=sys.stderr)
-        hits = found_for(library, question)
-        spans = reader.read(question.text, hits)
+        asked = Consultation(question.text, specialists)
+        hits = asked.rerank(found_for(library, question, num_found))[:PASSAGES_READ]
+        spans, reading = reader.read(question.text, hits), asked.read(hits)
         if not spans:
             continue
-        quotes = "\n".join(span.text for span in spans)
+        short = short_answer(reading)
+        quotes = short.text if short else "\n".join(span.text for span in spans)
         passages = "\n".join(hit.passage.text for hit in hits)
         present = not question.left_out
         examples.append(
             Example(
-                signs=signs_of(question.text, hits, spans),
-                quoted=present and contains_answer(quotes, question.answers),
+                signs=signs_of(question.text, hits, spans, reading),
+                quoted=present and is_right(quotes, question.answers),
                 retrieved=present and contains_answer(passages, question.answers),
                 held_out=held_out,
             )
         )
     return examples
+
+
+def is_right(said: str, answers: Sequence[str]) -> bool:
+    """Whether it contains an answer, or is a part of one that is most of it."""
+    if contains_answer(said, answers):
+        return True
+    return any(contains_answer(a, [said]) and 2 * len(said) >= len(a) for a in answers)
 
 
 def fit_logistic(signs: Array, happened: NDArray[np.bool_]) -> Array:
@@ -114,11 +141,13 @@ def threshold_for(probabilities: Array, right: NDArray[np.bool_], share: float) 
     raise SystemExit(f"no threshold makes {share:.0%} of the answers right; the reader is too weak")
 
 
-def card_of(examples: Sequence[Example], figures: Mapping[str, Any]) -> dict[str, Any]:
+def card_of(
+    examples: Sequence[Example], figures: Mapping[str, Any], command: str
+) -> dict[str, Any]:
     names = list(examples[0].signs)
     signs = np.array([[example.signs[name] for name in names] for example in examples])
     held_out = np.array([example.held_out for example in examples])
-    card: dict[str, Any] = {"data": LICENCE, "command": COMMAND, "figures": dict(figures)}
+    card: dict[str, Any] = {"data": LICENCE, "command": command, "figures": dict(figures)}
     for target in ("quoted", "retrieved"):
         happened = np.array([getattr(example, target) for example in examples])
         *weights, bias = fit_logistic(signs[~held_out], happened[~held_out])
@@ -153,25 +182,39 @@ def draw_all(
     ]
 
 
+def unseen_articles(data: Path) -> list[dict[str, Any]]:
+    """Those that `recipes.specialists.squad` holds out."""
+    articles = squad_articles(data, "train")
+    random.Random(SPLIT_SEED).shuffle(articles)
+    return articles[:HELD_OUT_ARTICLES]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fit the confidence model on SQuAD train.")
     add_data_argument(parser)
     parser.add_argument("--articles", type=int, default=40)
     parser.add_argument("--questions", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--specialists", action="store_true", help="fit with those that ship")
     parser.add_argument("--out", type=Path, help="where to write the card [into the package]")
     arguments = parser.parse_args()
+    encoder = load_encoder()
+    embedder, specialists = Remembering(encoder), Specialists()
     articles = squad_articles(arguments.data, "train")
+    if arguments.specialists:
+        specialists = load_specialists(encoder.shared)
+        articles, arguments.articles = unseen_articles(arguments.data), UNSEEN_INSIDE
     random.Random(arguments.seed).shuffle(articles)
     inside, outside = articles[: arguments.articles], articles[arguments.articles :]
-    embedder = Remembering(load_encoder())
     strangers = [{**p, "source": ""} for article in outside for p in article["paragraphs"]]
     with library_of(inside, embedder) as (library, paragraphs):
         questions = draw_all(paragraphs, strangers, arguments.questions, arguments.seed)
-        examples = collect(library, embedder, questions)
+        examples = collect(library, embedder, questions, specialists)
     figures = {"paragraphs": len(paragraphs), "questions": len(examples), "encoder": embedder.name}
-    card = json.dumps(card_of(examples, figures), indent=2) + "\n"
-    out = arguments.out or Path(str(resources.files("pharos.rag").joinpath(CARD)))
+    command = COMMAND + (" --specialists" if arguments.specialists else "")
+    card = json.dumps(card_of(examples, figures, command), indent=2) + "\n"
+    name = SPECIALISTS_CARD if arguments.specialists else CARD
+    out = arguments.out or Path(str(resources.files("pharos.rag").joinpath(name)))
     out.write_text(card, encoding="utf-8")
     print(card)
 

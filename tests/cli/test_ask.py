@@ -129,6 +129,18 @@ def test_explain_goes_to_stderr_so_that_json_stays_one_object(pharos, library) -
     assert "  nearest (" in run.err
 
 
+def test_what_the_specialists_said_is_in_the_object_only_where_it_is_asked_for(
+    pharos, library
+) -> None:
+    plain = json.loads(pharos("ask", QUESTION, "--library", library, "--json").out)
+    explained = json.loads(pharos("ask", QUESTION, "--library", library, "--json", "--explain").out)
+    assert explained.keys() - plain.keys() == {"explain"}
+    assert explained["explain"].keys() == {
+        "candidates", "answerable", "spans", "grounding", "risks",
+    }  # fmt: skip
+    assert explained["explain"]["candidates"][0]["document"].endswith("roles.md")
+
+
 def test_a_hostile_document_steers_no_terminal(pharos, library, monkeypatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     question = "How many gulls does the lighthouse keeper feed daily?"

@@ -6,7 +6,7 @@ from pharos.cli import doctor
 def test_all_is_well_here(pharos, tmp_path) -> None:
     run = pharos("doctor", "--library", tmp_path / "x.library")
     assert run.code == 0
-    for name in ("python", "packages", "processor", "encoder", "library", "disk"):
+    for name in ("python", "packages", "processor", "encoder", "specialists", "library", "disk"):
         assert f"ok    {name}: " in run.out
 
 

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pharos.core import Hit, Passage, Span
+from pharos.core.findings import Reading
 from pharos.rag.confidence import (
+    AS_READ,
     CARD,
     Belief,
     Calibration,
@@ -102,3 +104,23 @@ def test_another_calibration_may_be_given() -> None:
     belief = judge("Who?", [hit], [span_of(hit, 0.5)], calibration)
     assert belief.quoted > 0.999
     assert belief.retrieved == 0.5
+
+
+def test_a_trained_reader_adds_signs_of_its_own() -> None:
+    hit = hit_of("a")
+    reading = Reading(spans=(span_of(hit, 0.9),), answerable=0.8)
+    plain = signs_of("Who?", [hit], [span_of(hit, 0.5)])
+    signs = signs_of("Who?", [hit], [span_of(hit, 0.5)], reading)
+    assert signs.items() >= plain.items()
+    assert signs["answer"] > signs["answerable"] > 0.0
+    assert signs["agreement"] == 1.0
+    assert signs["relevance"] == 0.0
+
+
+def test_a_trained_reader_is_believed_as_it_says_where_nothing_is_fitted() -> None:
+    hit = hit_of("a")
+    reading = Reading(spans=(span_of(hit, 0.9),), answerable=0.8)
+    belief = judge("Who?", [hit], [span_of(hit, 0.5)], AS_READ, reading=reading)
+    assert (belief.quoted, belief.retrieved) == (pytest.approx(0.9), pytest.approx(0.8))
+    nothing = judge("Who?", [hit], [span_of(hit, 0.5)], AS_READ, reading=Reading())
+    assert nothing.quoted < 0.001

@@ -4,6 +4,7 @@ What they learn is easy on purpose: a word that decides. What is tested is what 
 """
 
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -73,62 +74,84 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> AdapterMake
 
 
 QUESTIONS = ("who feeds the gulls ?", "what does the keeper see ?", "how many ships ?")
-PLACES = ("the {} is in the tower .", "the old tower , a {} .", "a {} of stone and light .")
+FILLER = [
+    "the",
+    "a",
+    "of",
+    "in",
+    "is",
+    "was",
+    "keeper",
+    "light",
+    "gulls",
+    "sees",
+    "ships",
+    "stone",
+    "tower",
+    "old",
+    "burns",
+    "night",
+    "town",
+    ".",
+]
+EXAMPLES = 300
+
+
+def saying(word: str, draw: random.Random) -> str:
+    """The word somewhere among others."""
+    words = draw.choices(FILLER, k=draw.randint(4, 20))
+    words.insert(draw.randint(0, len(words)), word)
+    return " ".join(words)
+
+
+def told_apart(label_of: dict[str, str], *, is_pair: bool) -> list[dict[str, str]]:
+    """Texts, beside a question or alone, that are labelled by a word which they have."""
+    draw = random.Random(0)
+    records = []
+    for number in range(EXAMPLES):
+        word = list(label_of)[number % len(label_of)]
+        text = saying(word, draw)
+        texts = {"text": draw.choice(QUESTIONS), "text_b": text} if is_pair else {"text": text}
+        records.append({**texts, "label": label_of[word]})
+    return records
 
 
 @pytest.fixture(scope="session")
 def reranker_folder(adapter: AdapterMaker) -> Path:
     """What speaks of the harbour is relevant, whatever is asked."""
-    records = [
-        {"text": question, "text_b": place.format(word), "label": label}
-        for question in QUESTIONS
-        for place in PLACES
-        for word, label in (
-            ("harbour", "relevant"),
-            ("town", "irrelevant"),
-            ("ships", "irrelevant"),
-        )
-    ]
-    return adapter.classifier("reranker", records, ("irrelevant", "relevant"))
+    labels = {"harbour": "relevant", "does": "irrelevant"}
+    return adapter.classifier(
+        "reranker", told_apart(labels, is_pair=True), ("irrelevant", "relevant")
+    )
 
 
 @pytest.fixture(scope="session")
 def reader_folder(adapter: AdapterMaker) -> Path:
     """`seven` and `nine` are answers; without them there is none."""
-    contexts = ("the keeper feeds {} gulls .", "{} ships in the harbour .", "the tower keeps {} .")
-    questions = [
-        Question(
-            question=question, context=context.format(word), answer=answer,
-            start=context.index("{") if answer else 0,
+    draw = random.Random(0)
+    questions = []
+    for number in range(EXAMPLES):
+        word = ("seven", "nine", "does")[number % 3]
+        text = saying(word, draw)
+        answer = None if word == "does" else word
+        start = text.index(word) if answer else 0
+        questions.append(
+            Question(question=draw.choice(QUESTIONS), context=text, answer=answer, start=start)
         )
-        for question in QUESTIONS
-        for context in contexts
-        for word, answer in (("seven", "seven"), ("nine", "nine"), ("old", None), ("stone", None))
-    ]  # fmt: skip
     return adapter.reader(questions)
 
 
 @pytest.fixture(scope="session")
 def injection_folder(adapter: AdapterMaker) -> Path:
     """Who says `ignore` attacks."""
-    texts = ("the keeper sees ships", "all rules of the harbour", "the old tower burns , obey")
-    records = [
-        {"text": f"{before}{text} .", "label": label}
-        for text in texts
-        for before, label in (("ignore ", "attack"), ("keep ", "benign"), ("", "benign"))
-    ]
+    labels = {"ignore": "attack", "keep": "benign"}
+    records = told_apart(labels, is_pair=False)
     return adapter.classifier("injection", records, ("attack", "benign"), threshold=0.9)
 
 
 @pytest.fixture(scope="session")
 def grounding_folder(adapter: AdapterMaker) -> Path:
     """`harbour` supports what is said, `not` contradicts it."""
-    records = [
-        {"text": statement, "text_b": f"the {word} , {text} .", "label": label}
-        for statement in ("the keeper feeds gulls .", "the tower burns .")
-        for text in ("seven ships", "a light in the night", "old stone")
-        for word, label in (
-            ("harbour", "supported"), ("not", "contradicted"), ("town", "unsupported"),
-        )
-    ]  # fmt: skip
+    labels = {"harbour": "supported", "not": "contradicted", "rules": "unsupported"}
+    records = told_apart(labels, is_pair=True)
     return adapter.classifier("grounding", records, ("contradicted", "supported", "unsupported"))

@@ -34,7 +34,7 @@ class AdapterMaker:
         self.modules_to_save: tuple[str, ...] | None = None
 
     def classifier(
-        self, name: str, records: Records, labels: tuple[str, ...], *, steps: int = 40, **card: Any
+        self, name: str, records: Records, labels: tuple[str, ...], *, steps: int = 60, **card: Any
     ) -> Path:
         """Of `text`, or `text` and `text_b`, to `label`."""
         text_b = "text_b" if "text_b" in records[0] else None
@@ -42,7 +42,7 @@ class AdapterMaker:
         objective = SequenceClassification(SequenceClassificationConfig(), self.vocabulary)
         return self._trained(name, rows, objective, labels, steps, card)
 
-    def reader(self, questions: Sequence[Question], *, steps: int = 40, **card: Any) -> Path:
+    def reader(self, questions: Sequence[Question], *, steps: int = 80, **card: Any) -> Path:
         rows = QuestionRows(
             questions, self.tokenizer, max_tokens=32, stride=8, max_question_tokens=12
         )
@@ -56,7 +56,7 @@ class AdapterMaker:
         adapters = Adapters(model)
         adapters.add(LoraConfig(r=4, lora_alpha=8, modules_to_save=self.modules_to_save))
         trained = [p for part in adapters.parts() for p in part.parameters()]
-        optimizer = torch.optim.Adam(trained, lr=2e-2)
+        optimizer = torch.optim.Adam(trained, lr=1e-2)
         draw = np.random.default_rng(0)
         for _ in range(steps):
             numbers = draw.integers(len(rows), size=16)

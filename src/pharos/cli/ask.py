@@ -84,6 +84,7 @@ def ask(
 
     Exit codes: 0 answered, 3 abstained, 2 wrong use, 1 failure.
     """
+    from pharos.cli.explanation import print_explanation
     from pharos.cli.rendering import explain_answer, print_answer
     from pharos.cli.terminal import note, print_json, saying
     from pharos.rag import Library
@@ -111,14 +112,16 @@ def ask(
             model=writer,
             threshold=threshold,
             keep_unsupported=keep_unsupported,
+            explain=explain,
             on_text=say if is_streamed else None,
         )
     if as_json:
         print_json(answer_object(answer))
     else:
         print_answer(answer, is_said=is_streamed)
-    if explain:
+    if answer.explanation is not None:
         explain_answer(answer)
+        print_explanation(answer.explanation)
     raise typer.Exit(ABSTAINED if answer.abstained else 0)
 
 
@@ -166,13 +169,18 @@ def docs_folder(docs: list[str], groups: tuple[str, ...]) -> Path:
 
 
 def answer_object(answer: "Answer") -> dict[str, Any]:
-    """What `--json` prints. The keys are an interface: add none, drop none."""
+    """What `--json` prints. The keys are an interface: add none, drop none. (`explain` is there
+    with `--explain` alone.)"""
+    from pharos.cli.explanation import explanation_object
+
+    explanation = answer.explanation
     return {
         "answer": answer.answer,
         "abstained": answer.abstained,
         "confidence": answer.confidence,
         "citations": [citation_object(citation) for citation in answer.citations],
         "timings_ms": dict(answer.timings_ms),
+        **({} if explanation is None else {"explain": explanation_object(explanation)}),
     }
 
 

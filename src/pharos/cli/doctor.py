@@ -58,6 +58,7 @@ def examine(folder: Path) -> list[Check]:
         *basics,
         check_processor(),
         check_encoder(),
+        check_specialists(),
         check_writable(folder),
         check_disk(folder),
     ]
@@ -142,6 +143,21 @@ def check_encoder() -> Check:
     except ModelError as error:
         return Check(name="encoder", ok=False, found=str(error), mend=mend)
     return Check(name="encoder", ok=True, found=f"{model.name} at {folder.path}, checksum right")
+
+
+def check_specialists() -> Check:
+    """A missing one is told, and no fault: answers come about without it. A damaged one is one."""
+    from pharos.specialists.cards import survey
+
+    found = survey()
+    said = [f"{', '.join(found.present)} as published"] if found.present else []
+    said += [f"without {', '.join(found.missing)}"] if found.missing else []
+    return Check(
+        name="specialists",
+        ok=not found.damaged,
+        found="; ".join([*found.damaged, *said]),
+        mend=f"pip install --force-reinstall --no-deps {DISTRIBUTION}",
+    )
 
 
 def check_writable(folder: Path) -> Check:

@@ -7,7 +7,10 @@ text that the library stores; spans are half-open, `text[start:end]`.
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pharos.core.findings import Explanation
 
 Role = Literal["system", "user", "assistant", "tool"]
 MOST_LOGPROBS = 100
@@ -134,7 +137,7 @@ class Citation:
 class Answer:
     """`answer` is None when abstained. `hits` are the passages that were read and `looked_at` what
     of them was nearest to an answer, both best first. `unsupported` lists sentences a language
-    model wrote that its sources do not bear out."""
+    model wrote that its sources do not bear out. `explanation` is there if it was asked for."""
 
     question: str
     answer: str | None
@@ -144,6 +147,7 @@ class Answer:
     looked_at: tuple[Citation, ...] = ()
     hits: tuple[Hit, ...] = ()
     unsupported: tuple[str, ...] = ()
+    explanation: "Explanation | None" = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
 

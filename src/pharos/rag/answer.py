@@ -1,8 +1,10 @@
 """From retrieved passages to an answer with citations, or to an abstention that says why not.
 
-Without a language model the answer is what the reader found, quoted. With one, its sentences are
-verified as they come and cite the exact words that bear them out. In both, `[n]` in the answer is
-the n-th of its citations, and what a document says cannot look like such a marker.
+Without a language model the answer is what the readers found: the words that answer, with the
+sentence around them as citation, where a trained reader is at hand and finds any; else sentences,
+quoted. With a language model, its sentences are verified as they come and cite the exact words that
+bear them out. In all of them, `[n]` in the answer is the n-th of its citations, and what a document
+says cannot look like such a marker.
 """
 
 import re
@@ -22,7 +24,9 @@ from pharos.core import (
     SamplingParams,
     Span,
 )
+from pharos.core.findings import Reading, Specialists
 from pharos.rag.confidence import default_calibration, judge
+from pharos.rag.consult import Consultation, sentence_around
 from pharos.rag.generate import (
     build_prompt,
     printable,
@@ -36,6 +40,11 @@ from pharos.rag.verify import Verdict, Verifier
 PlaceOf = Callable[[str, int], Place]
 OnText = Callable[[str], None]
 
+CANDIDATES = 30
+"""How many passages a re-ranker is shown."""
+PASSAGES_READ = 10
+SHORT_ANSWER = 0.5
+"""How likely there must be a short answer for it to be given, and not the sentences."""
 UNSUPPORTED_MARK = " [unsupported]"
 MAX_LOOKED_AT = 5
 MAX_REPLY_TOKENS = 1024
@@ -55,8 +64,12 @@ def answer_question(
     threshold: float | None = None,
     on_text: OnText | None = None,
     keep_unsupported: bool = False,
+    specialists: Specialists | None = None,
+    k: int = PASSAGES_READ,
+    explain: bool = False,
 ) -> Answer:
-    """Answer from `hits`, best first, which must all be readable by the asker.
+    """Answer from the `k` best of `hits`, which are best first and must all be readable by the
+    asker; a re-ranker among the `specialists` puts them into an order of its own before.
 
     `place_of(document_id, offset)` is asked for the headings and the page of each quote.
     `threshold` is the confidence from which on to answer; None takes the calibrated one. A `model`
@@ -69,21 +82,31 @@ def answer_question(
         raise ValueError("the question is empty; ask something")
     if threshold is not None and not 0.0 <= threshold <= 1.0:
         raise ValueError(f"threshold is {threshold}; it must lie between 0 and 1")
+    asked = Consultation(question, specialists or Specialists())
     clock = time.perf_counter()
-    spans = reader.read(question, hits)
-    belief = judge(question, hits, spans)
-    timings = {"read": _ms_since(clock)}
+    hits = asked.rerank(hits)[:k]
+    timings = {"rerank": _ms_since(clock)} if asked.specialists.reranker else {}
+    clock = time.perf_counter()
+    spans, reading = reader.read(question, hits), asked.read(hits)
+    belief = judge(question, hits, spans, reading=reading)
+    timings["read"] = _ms_since(clock)
     confidence = belief.retrieved if model else belief.quoted
-    least = default_calibration().threshold if threshold is None else threshold
+    usual = default_calibration(with_specialists=reading is not None)
+    least = usual.threshold if threshold is None else threshold
     believed = bool(spans) and confidence >= least
     draft = _Draft(place_of, on_text)
-    if believed and model is None:
-        draft.quote(spans)
-    elif believed and model:
-        clock = time.perf_counter()
-        verdicts = _ask(model, question, hits, embedder)
+    clock = time.perf_counter()
+    if believed and model:
+        verdicts = _ask(model, question, asked.watch(hits), embedder)
+        verdicts = asked.without_contradicted(verdicts)
         confidence *= draft.write(verdicts, keep_unsupported=keep_unsupported)
         timings["generate"] = _ms_since(clock)
+    elif believed and (short := short_answer(reading)):
+        draft.answer(short)
+        if explain:
+            asked.check_answer(short, sentence_around(short))
+    elif believed:
+        draft.quote(spans)
     return Answer(
         question=question,
         answer=draft.text if draft.citations else None,
@@ -93,8 +116,15 @@ def answer_question(
         looked_at=_looked_at(hits, spans, place_of),
         hits=tuple(hits),
         unsupported=tuple(draft.unsupported),
+        explanation=asked.explanation() if explain else None,
         timings_ms=timings,
     )
+
+
+def short_answer(reading: Reading | None) -> Span | None:
+    """What is answered with, if it is likely enough that there is such an answer."""
+    sure = reading is not None and reading.answerable >= SHORT_ANSWER
+    return reading.spans[0] if reading and sure and reading.spans else None
 
 
 @dataclass
@@ -110,6 +140,10 @@ class _Draft:
     def quote(self, spans: Iterable[Span]) -> None:
         for span in spans:
             self._say(_harmless(span.text), [span], gap="\n\n")
+
+    def answer(self, span: Span) -> None:
+        """Say the words that answer, and cite the sentence that they stand in."""
+        self._say(_harmless(span.text), [sentence_around(span)], gap="")
 
     def write(self, verdicts: Iterable[Verdict], *, keep_unsupported: bool) -> float:
         """Say what is supported; returns its share of the sentences. What is marked as
@@ -160,7 +194,10 @@ class _Draft:
 def _ask(
     model: LanguageModel, question: str, hits: Sequence[Hit], embedder: Embedder
 ) -> Iterator[Verdict]:
-    """The model's sentences with their verdicts; none from where it says that it does not know."""
+    """The model's sentences with their verdicts; none from where it says that it does not know, and
+    none if there is nothing that it may be shown."""
+    if not hits:
+        return
     messages, shown = build_prompt(question, hits)
     pieces = model.stream(messages, SamplingParams(max_tokens=MAX_REPLY_TOKENS))
     for verdict in verified_sentences(pieces, Verifier(embedder, shown)):

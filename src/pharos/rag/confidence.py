@@ -3,7 +3,8 @@
 A logistic model over a few signs that anyone can check: how sure the reader is, how clearly the
 passage leads, whether it has the names of the question. It reads only what any reader and any
 retriever report, so a better one needs new coefficients, not new code. `recipes/confidence/fit.py`
-fits them; `confidence.json` holds them with the card of the fit (data, licence, figures, command).
+fits them; `confidence.json` holds them with the card of the fit (data, licence, figures, command),
+and `confidence_specialists.json` those for the signs of trained specialists, which are more.
 """
 
 import functools
@@ -15,9 +16,12 @@ from dataclasses import dataclass
 from importlib import resources
 
 from pharos.core import Hit, Passage, Span
+from pharos.core.findings import Reading
+from pharos.core.logistic import Logistic, log_odds
 from pharos.rag.terms import names_of, unmentioned
 
 CARD = "confidence.json"
+SPECIALISTS_CARD = "confidence_specialists.json"
 MAX_RIVAL = 1.5
 _NUMBER = re.compile(r"\d[\w.]*\w|\d")
 
@@ -32,18 +36,6 @@ class Belief:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Logistic:
-    """Weights by the name of their sign."""
-
-    weights: Mapping[str, float]
-    bias: float
-
-    def probability(self, signs: Mapping[str, float]) -> float:
-        logit = self.bias + sum(weight * signs[name] for name, weight in self.weights.items())
-        return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, logit))))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
     """A model for each belief, and the probability from which on to answer."""
 
@@ -52,10 +44,27 @@ class Calibration:
     threshold: float
 
 
+AS_READ = Calibration(
+    quoted=Logistic(weights={"answer": 1.0}),
+    retrieved=Logistic(weights={"answerable": 1.0}),
+    threshold=0.5,
+)
+"""What a trained reader says of itself, where nothing is fitted to it together with other signs."""
+
+
 @functools.cache
-def default_calibration() -> Calibration:
-    """The one that ships, fitted for the default encoder and the extractive reader."""
-    text = resources.files("pharos.rag").joinpath(CARD).read_text(encoding="utf-8")
+def default_calibration(*, with_specialists: bool = False) -> Calibration:
+    """The one that ships: fitted for the default encoder and the extractive reader, or
+    `with_specialists` for those too, as far as there is one."""
+    package = resources.files("pharos.rag")
+    if not with_specialists:
+        return read_calibration(package.joinpath(CARD).read_text(encoding="utf-8"))
+    card = package.joinpath(SPECIALISTS_CARD)
+    return read_calibration(card.read_text(encoding="utf-8")) if card.is_file() else AS_READ
+
+
+def read_calibration(text: str) -> Calibration:
+    """From a card of a fit."""
     card = json.loads(text)
     return Calibration(
         quoted=Logistic(**card["quoted"]),
@@ -69,34 +78,59 @@ def judge(
     hits: Sequence[Hit],
     spans: Sequence[Span],
     calibration: Calibration | None = None,
+    *,
+    reading: Reading | None = None,
 ) -> Belief:
-    """How far to trust `spans`, found in `hits`; not at all if there are none."""
+    """How far to trust `spans`, found in `hits`; not at all if there are none. `reading` is what a
+    trained reader has found, if there is one."""
     if not spans:
         return Belief(quoted=0.0, retrieved=0.0)
-    calibration = calibration or default_calibration()
-    signs = signs_of(question, hits, spans)
+    calibration = calibration or default_calibration(with_specialists=reading is not None)
+    signs = signs_of(question, hits, spans, reading)
     return Belief(
         quoted=calibration.quoted.probability(signs),
         retrieved=calibration.retrieved.probability(signs),
     )
 
 
-def signs_of(question: str, hits: Sequence[Hit], spans: Sequence[Span]) -> dict[str, float]:
+def signs_of(
+    question: str, hits: Sequence[Hit], spans: Sequence[Span], reading: Reading | None = None
+) -> dict[str, float]:
     """What speaks for and against the answer. Needs at least one span.
 
     - `reader`: the reader's log odds for its best span
     - `lead`: how far BM25 puts the quoted passage above the next five, as a share of the best score
     - `rival`: how far the reader puts it above its best span elsewhere
     - `names_missing`: the share of the question's names and numbers that the passage has not
+
+    And if a trained reader has read the hits:
+    - `answer`, `answerable`: the log odds of its best answer, and that there is one
+    - `relevance`: the re-ranker's log odds for the best hit
+    - `agreement`: whether the quoted spans contain its best answer
     """
     best = spans[0]
     own = next((hit.scores for hit in hits if hit.passage.id == best.passage.id), {})
     others = [hit.scores for hit in hits if not _overlap(hit.passage, best.passage)]
-    return {
-        "reader": _log_odds(best.score),
+    signs = {
+        "reader": log_odds(best.score),
         "lead": _lead(own, others),
-        "rival": min(_log_odds(best.score) - _rival(spans), MAX_RIVAL),
+        "rival": min(log_odds(best.score) - _rival(spans), MAX_RIVAL),
         "names_missing": _names_missing(question, best.passage),
+    }
+    return signs if reading is None else signs | _signs_of_reading(hits, spans, reading)
+
+
+def _signs_of_reading(
+    hits: Sequence[Hit], spans: Sequence[Span], reading: Reading
+) -> dict[str, float]:
+    best = reading.spans[0] if reading.spans else None
+    relevance = max((hit.scores["rerank"] for hit in hits if "rerank" in hit.scores), default=0.5)
+    quoted = "\n".join(span.text for span in spans).casefold()
+    return {
+        "answer": log_odds(best.score if best else 0.0),
+        "answerable": log_odds(reading.answerable),
+        "relevance": log_odds(relevance),
+        "agreement": float(best is not None and best.text.casefold() in quoted),
     }
 
 
@@ -110,7 +144,7 @@ def _lead(own: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> fl
 def _rival(spans: Sequence[Span]) -> float:
     """Log odds of the best span of another passage; far below if none was worth quoting."""
     elsewhere = [span.score for span in spans if not _overlap(span.passage, spans[0].passage)]
-    return max(map(_log_odds, elsewhere), default=-math.inf)
+    return max(map(log_odds, elsewhere), default=-math.inf)
 
 
 def _names_missing(question: str, passage: Passage) -> float:
@@ -122,8 +156,3 @@ def _names_missing(question: str, passage: Passage) -> float:
 def _overlap(one: Passage, other: Passage) -> bool:
     same_document = one.document_id == other.document_id
     return same_document and one.start < other.end and other.start < one.end
-
-
-def _log_odds(probability: float) -> float:
-    inside = min(max(probability, 1e-4), 1.0 - 1e-4)
-    return math.log(inside / (1.0 - inside))

@@ -2,16 +2,28 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pharos.core import Embedder
+from pharos.core.findings import Specialists
+
+if TYPE_CHECKING:
+    from pharos.specialists import SentenceEncoder
 
 
 @lru_cache(maxsize=1)
-def default_embedder() -> Embedder:
+def default_embedder() -> "SentenceEncoder":
     """The sentence encoder, verified and loaded once a process; this imports torch."""
     from pharos.specialists.embed import load_encoder
 
     return load_encoder()
+
+
+@lru_cache(maxsize=1)
+def default_specialists() -> Specialists:
+    """Those whose adapters are in the package, over the encoder that embeds."""
+    from pharos.specialists.team import load_specialists
+
+    return load_specialists(default_embedder().shared)
 
 
 def default_tokenizer_file() -> Path:

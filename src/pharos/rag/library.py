@@ -18,12 +18,13 @@ from pharos.core import (
     LanguageModel,
     LibraryError,
 )
+from pharos.core.findings import Specialists
 from pharos.data.discover import SourceFile
 from pharos.rag import search as retrieval
 from pharos.rag.access import PUBLIC, groups_of
-from pharos.rag.answer import answer_question
+from pharos.rag.answer import CANDIDATES, PASSAGES_READ, answer_question
 from pharos.rag.check import problems
-from pharos.rag.defaults import default_embedder, default_tokenizer_file
+from pharos.rag.defaults import default_embedder, default_specialists, default_tokenizer_file
 from pharos.rag.ingest import Ingest, IngestConfig, OnProgress, document_id
 from pharos.rag.plan import orphans
 from pharos.rag.reader import ExtractiveReader
@@ -36,8 +37,6 @@ from pharos.rag.schema import (
 )
 from pharos.rag.search import Mode
 from pharos.rag.store import Store
-
-PASSAGES_READ = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,10 +56,15 @@ class Library:
     """Open one with `Library.open`. Any number of processes may search while one ingests."""
 
     def __init__(
-        self, folder: Path, embedder: Embedder | None, tokenizer_file: Path | None
+        self,
+        folder: Path,
+        embedder: Embedder | None,
+        tokenizer_file: Path | None,
+        specialists: Specialists | None,
     ) -> None:
         self._store = Store(folder)
         self._given_embedder = embedder
+        self._given_specialists = specialists
         self._given_tokenizer_file = tokenizer_file
 
     @classmethod
@@ -70,14 +74,17 @@ class Library:
         *,
         embedder: Embedder | None = None,
         tokenizer_file: Path | None = None,
+        specialists: Specialists | None = None,
         create: bool = True,
     ) -> "Library":
         """The library in the folder `path`; its first ingest makes it if it is absent.
 
         The default embedder is loaded when it is first needed. `tokenizer_file` measures passages
-        (default: the default embedder's). Without `create`, an absent library is a `LibraryError`.
+        (default: the default embedder's). `specialists` are asked on the way to an answer (default:
+        with the default embedder those that ship, with another one none).
+        Without `create`, an absent library is a `LibraryError`.
         """
-        library = cls(Path(path), embedder, tokenizer_file)
+        library = cls(Path(path), embedder, tokenizer_file, specialists)
         if not create:
             library._store.snapshot()
         return library
@@ -157,20 +164,24 @@ class Library:
         on_text: Callable[[str], None] | None = None,
         threshold: float | None = None,
         keep_unsupported: bool = False,
+        explain: bool = False,
     ) -> Answer:
         """An answer with verified citations, or an abstention that says what was read.
 
-        Without a `model` the answer is quoted from the `k` best passages. With one, it is phrased
+        Without a `model` the answer is quoted from the `k` best passages: the words that answer,
+        where a trained reader finds them, and else sentences. With one, it is phrased
         by the model, streamed to `on_text` sentence by sentence as each is verified, and sentences
         that their sources do not bear out are dropped, or with `keep_unsupported` marked.
-        `threshold` is the confidence from which on to answer (default: calibrated).
+        `threshold` is the confidence from which on to answer (default: calibrated). With `explain`,
+        `Answer.explanation` holds what each specialist said.
         """
         started = time.perf_counter()
-        embedder = self._compatible_embedder()
+        embedder, specialists = self._compatible_embedder(), self._specialists
+        num_found = k if specialists.reranker is None else max(k, CANDIDATES)
         loaded = time.perf_counter()
         hits, documents = self._store.read(
             lambda snapshot: retrieval.search_with_structure(
-                snapshot, lambda: embedder, question, k=k, groups=groups, filters=filters
+                snapshot, lambda: embedder, question, k=num_found, groups=groups, filters=filters
             )
         )
         searched = time.perf_counter()
@@ -184,6 +195,9 @@ class Library:
             threshold=threshold,
             on_text=on_text,
             keep_unsupported=keep_unsupported,
+            specialists=specialists,
+            k=k,
+            explain=explain,
         )
         timings = {
             "load": (loaded - started) * 1000,
@@ -265,6 +279,12 @@ class Library:
     @property
     def _embedder(self) -> Embedder:
         return self._given_embedder or default_embedder()
+
+    @property
+    def _specialists(self) -> Specialists:
+        if self._given_specialists is not None:
+            return self._given_specialists
+        return default_specialists() if self._given_embedder is None else Specialists()
 
     def _compatible_embedder(self) -> Embedder:
         embedder = self._embedder

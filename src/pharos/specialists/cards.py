@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from pharos.core.errors import ModelError
 from pharos.core.json_files import read_object, write_object
@@ -127,6 +127,30 @@ def verified_card(folder: Path) -> Card:
     card = read_card(folder)
     verify_sha256(folder / WEIGHTS_FILE, card.sha256)
     return card
+
+
+class Survey(NamedTuple):
+    """Names of the specialists that are whole and that are missing, and for each of the others what
+    is wrong with it."""
+
+    present: list[str]
+    missing: list[str]
+    damaged: list[str]
+
+
+def survey(adapters: Path = ADAPTERS) -> Survey:
+    """Which specialists are there."""
+    found = Survey([], [], [])
+    for name in SPECIALISTS:
+        folder = specialist_folder(name, adapters)
+        try:
+            if folder is None:
+                found.missing.append(name)
+            else:
+                found.present.append(verified_card(folder).name)
+        except ModelError as error:
+            found.damaged.append(str(error))
+    return found
 
 
 def weights_digest(folder: Path) -> str:

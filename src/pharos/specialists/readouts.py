@@ -36,8 +36,7 @@ def readout_of(head: EncoderHead) -> Readout:
 
 
 def _classes(head: EncoderHead, x_ND: Tensor, runs: Sequence[Run]) -> list[NDArray[np.float32]]:
-    first_BD = torch.cat([x_ND[run.start : run.rows.stop : run.length] for run in runs])
-    logits_BC: Tensor = head.logits(first_BD.float()[:, None])
+    logits_BC: Tensor = head.logits(_first(x_ND, runs)[:, None])
     return list(logits_BC.cpu().numpy())
 
 
@@ -47,3 +46,20 @@ def _ends(
     ends_2N: NDArray[np.float32] = torch.stack(list(head.logits(x_ND.float()))).cpu().numpy()
     starts = [run.start + text * run.length for run in runs for text in range(run.texts)]
     return [ends_2N[:, at : at + length] for at, length in zip(starts, lengths, strict=True)]
+
+
+def pooled_vectors(head: FirstTokenClassifier) -> Readout:
+    """What a classifier classifies, scaled to length 1: `[D]`."""
+
+    def vectors(
+        x_ND: Tensor, runs: Sequence[Run], lengths: Sequence[int]
+    ) -> Sequence[NDArray[np.float32]]:
+        pooled_BD = head.activation(head.dense(_first(x_ND, runs)))
+        return list(nn.functional.normalize(pooled_BD, dim=-1).cpu().numpy())
+
+    return vectors
+
+
+def _first(x_ND: Tensor, runs: Sequence[Run]) -> Tensor:
+    """The states of the texts' first tokens, `[B, D]`, in float32."""
+    return torch.cat([x_ND[run.start : run.rows.stop : run.length] for run in runs]).float()

@@ -41,7 +41,7 @@ from pharos.ops import pack
 from pharos.ops.int8 import has_vnni
 from pharos.ops.packing import Packed
 from pharos.quant import convert_bf16, convert_int8
-from pharos.specialists.cards import Card
+from pharos.specialists.cards import Card, HeadTask
 from pharos.specialists.readouts import Readout, mean_vectors, readout_of
 from pharos.specialists.side_by_side import SideBySide, plan_batches
 
@@ -96,10 +96,14 @@ class SharedEncoder:
                 f"{folder} is for {card.base} ({card.base_sha256[:8]}…), and this encoder is "
                 f"{self.folder.name} ({self.digest[:8]}…); train it again on this one"
             )
-        head = merged_head(self.folder.path, folder, card)
+        head = merged_head(self.folder.path, folder, card.task, card.labels)
+        self.put(name, head, readout_of(head))
+
+    def put(self, name: str, head: EncoderHead, readout: Readout) -> None:
+        """A lane of the body under a head, whose tables must be the base's."""
         body = self._converted(cast(PackedEncoder, head.body))
         self._share_tables(body)
-        readout = readout_of(head.eval().to(self._device))
+        head.to(self._device)
         self.lanes[name] = Lane(body, readout)
 
     @property
@@ -170,10 +174,10 @@ def best_precision() -> Precision:
     return "int8" if has_vnni() else "fp32"
 
 
-def merged_head(base: Path, folder: Path, card: Card) -> EncoderHead:
+def merged_head(base: Path, folder: Path, task: HeadTask, labels: Sequence[str]) -> EncoderHead:
     """The base with an adapter in its weights, under the adapter's head, in float32. Raises
     ModelError for an adapter that does not hold its head whole: what is missing would be random."""
-    head, fresh = load_under_new_head(base, card.task, labels=card.labels or None)
+    head, fresh = load_under_new_head(base, task, labels=labels or None)
     adapters = Adapters(head)
     load_adapter(adapters, folder)
     _check_saved(adapters, fresh, folder)
