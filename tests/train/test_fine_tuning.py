@@ -368,3 +368,51 @@ def test_the_preview_shows_the_answers_of_a_pair(folder: Path, tmp_path: Path) -
     eos = "<|endoftext|>"
     assert [stretch.text for stretch in sample.reads] == ["Who?", f"Ann.{eos}"]
     assert [stretch.text for stretch in sample.asked] == [f"Bob.{eos}"]
+
+
+MANUAL = """# The harbour
+
+## The lamp
+
+The lamp of the harbour lies four steps from the tower. It is lit each evening by the keeper.
+
+## The rope
+
+The rope of the garden lies nine steps from the library. It is coiled and kept dry in the kitchen.
+"""
+
+
+def test_documents_become_a_merged_model_in_one_run(folder: Path, tmp_path: Path) -> None:
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    (documents / "harbour.md").write_text(MANUAL)
+    pairs = {"documents": str(documents), "template": "chatml", "max_tokens": 128, "validation": 0}
+    raw = recipe(
+        folder,
+        tmp_path / "out",
+        data=pairs,
+        adapter={"method": "lora", "r": 16, "lora_alpha": 32},
+        merge=True,
+        training=training(steps=120, batch_size=4, checkpoint_every=None),
+    )
+    told: list[str] = []
+    with open_run(read_recipe(raw), resume=False, say=told.append) as run:
+        assert run.train()
+        merged = run.outcome(is_complete=True)["merged"]
+    assert any("2 sections" in line for line in told)
+    assert (tmp_path / "out" / "data" / "instructions.jsonl").is_file()
+    model = load_local(merged)
+    assert isinstance(model, LocalModel)
+    question = [Message(role="user", content="What does The harbour say about The lamp?")]
+    answered = model.complete(question, SamplingParams(max_tokens=80)).text
+    assert answered == "The lamp of the harbour lies four steps from the tower. It is lit each " + (
+        "evening by the keeper."
+    )
+
+
+def test_records_and_documents_exclude_each_other(folder: Path, tmp_path: Path) -> None:
+    both = data(folder, documents=str(tmp_path))
+    with pytest.raises(TrainingError, match=r"either train .* or documents"):
+        read_recipe(recipe(folder, tmp_path / "out", data=both))
+    with pytest.raises(TrainingError, match="merge is for an adapter"):
+        read_recipe(recipe(folder, tmp_path / "out", merge=True))

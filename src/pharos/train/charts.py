@@ -50,9 +50,10 @@ def chart(
     is_log: bool = False,
     width: int = 720,
     height: int = 300,
+    x_name: str = "step",
 ) -> str:
     """An SVG of the series that have points; nothing if none has. By powers, what is not positive
-    is left out."""
+    is left out. `x_name` is what the dots call the first number of a point."""
     drawn = [_finite(each, positive=is_log) for each in series]
     drawn = [each for each in drawn if each.points]
     if not drawn:
@@ -68,7 +69,8 @@ def chart(
             height - MARGIN_BOTTOM - up * (height - MARGIN_TOP - MARGIN_BOTTOM),
         )
 
-    parts = [*_grid(x_axis, y_axis, place, height), *(_curve(each, place) for each in drawn)]
+    curves = [_curve(each, place, x_name) for each in drawn]
+    parts = [*_grid(x_axis, y_axis, place, height), *curves]
     label = html.escape(title, quote=True)
     inside = "".join(parts)
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{inside}</svg>'
@@ -148,14 +150,14 @@ def _grid(x_axis: Axis, y_axis: Axis, place: Callable[[Point], Point], height: i
     return parts
 
 
-def _curve(series: Series, place: Callable[[Point], Point]) -> str:
+def _curve(series: Series, place: Callable[[Point], Point], x_name: str) -> str:
     style = html.escape(series.style, quote=True)
     places = [place(point) for point in series.points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     parts = [f'<polyline class="{style}" fill="none" points="{path}"/>']
     if series.has_dots or len(places) == 1:
         for (step, value), (x, y) in zip(series.points, places, strict=True):
-            said = html.escape(f"{series.label} {value:.4f} at step {step:,.0f}")
+            said = html.escape(f"{series.label} {value:.4f} at {x_name} {step:,.10g}")
             circle = f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3">'
             parts.append(f"{circle}<title>{said}</title></circle>")
     return "".join(parts)

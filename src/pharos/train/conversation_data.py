@@ -141,7 +141,7 @@ def conversation_data(
     count = len(training) * each
     learned, others = _kept(rendered[:count], each), _kept(rendered[count:], each)
     if not learned:
-        raise TrainingError(f"all of {data.train} is too long; make data.max_tokens larger")
+        raise TrainingError(f"all of {data.records} is too long; make data.max_tokens larger")
     rows = _rows(learned, objective, data)
     report = RenderingReport.of(
         learned,
@@ -164,17 +164,17 @@ Numbered = list[tuple[str, Example]]
 
 def _examples(data: RecordData, objective: str, seed: int) -> tuple[FormatName, Numbered, Numbered]:
     """The format, what is trained on, and what is held out."""
-    format_name, found = _read(data.train, data, objective)
+    format_name, found = _read(data.records, data, objective)
     if isinstance(data.validation, str):
-        return format_name, found, _read(data.validation, data, objective)[1]
+        return format_name, found, _read(Path(data.validation), data, objective)[1]
     order = row_generator("split", seed).permutation(len(found))
     held_out = set(order[: round(data.validation * len(found))].tolist())
     kept = [example for i, example in enumerate(found) if i not in held_out]
     return format_name, kept, [found[i] for i in sorted(held_out)]
 
 
-def _read(path: str, data: RecordData, objective: str) -> tuple[FormatName, Numbered]:
-    found = read_examples(read_records(Path(path)), named=data.format, where=path)
+def _read(path: Path, data: RecordData, objective: str) -> tuple[FormatName, Numbered]:
+    found = read_examples(read_records(path), named=data.format, where=str(path))
     wanted = OF_PAIRS_MADE if objective in OF_PAIRS else OF_TEXTS_MADE
     made = FORMATS[found.format].makes
     if made not in wanted:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pharos.train.reference_data import with_reference
 from pharos.train.text_data import TOKENIZER_FILE, Data, Preparation, text_data
 
 Say = Callable[[str], None]
+PAIRS_FILE = "instructions.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +69,7 @@ class Parts:
             objective = _objective(recipe, tokenizer)
             check_keys(data, name)
             if name in (*CONVERSATIONAL, *FOR_PROMPTS):
+                data = _with_pairs(recipe, data, say)
                 return cls._of_conversations(recipe, data, tokenizer, objective)
             is_number = recipe.objective.get("problem_type") == "regression"
             found = record_data(data, name, tokenizer, is_number=is_number, seed=recipe.seed)
@@ -100,6 +102,26 @@ class Parts:
             data=found,
             chat=chat,
         )
+
+
+def _with_pairs(recipe: Recipe, data: RecordData, say: Say) -> RecordData:
+    """With instruction pairs where there were documents. They stay in the run's folder, to be read
+    by people and by a run that resumes."""
+    if data.documents is None:
+        return data
+    from pharos.data.instruction_pairs import PairConfig, write_instruction_pairs  # parsers
+
+    folder = Path(recipe.output) / "data"
+    _check_same_data(recipe, folder)
+    path = folder / PAIRS_FILE
+    if not path.is_file():
+        say(f"Making instruction pairs from {data.documents}")
+        workers = max(1, recipe.training.workers)
+        report = write_instruction_pairs([data.documents], path, PairConfig(), workers=workers)
+        for source, reason in report.failures:
+            say(f"{source} is left out: {reason}")
+        say(str(report))
+    return replace(data, train=str(path), documents=None)
 
 
 def _tokenizer(recipe: Recipe, preparation: Preparation | None) -> Tokenizer:

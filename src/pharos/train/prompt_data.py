@@ -48,7 +48,7 @@ def _answer(record: Record, name: str, number: int) -> str:
 
 def prompt_data(data: RecordData, chat: Chat, *, seed: int) -> Data:
     """The stream of prompts, and those held out."""
-    found = read_records(Path(data.train))
+    found = read_records(data.records)
     if isinstance(data.validation, str):
         kept, held_out = found, read_records(Path(data.validation))
     else:

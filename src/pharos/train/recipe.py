@@ -163,13 +163,16 @@ SOURCE_NAME = re.compile(r"(?!\.)[\w.-]+")
 class RecordData:
     """Labelled records, for supervised objectives: JSON lines, CSV, TSV, Parquet (SQuAD's JSON for
     questions). Columns have the names given here. `labels` are learned from the data unless given.
+    Instead of `train`, sft may have `documents`: a folder (or file) of documents of any kind, which
+    instruction pairs are made of (`pharos.data.instruction_pairs`).
 
     Conversations (sft, dpo, reward) are of a `format` that is known by its keys. `template` is a
     built-in chat template or a file (default: the model's own). With `packing`, rows hold as many
     whole conversations as fit, kept apart; else each is a row. `too_long` is what becomes of an
     example whose answer begins behind `max_tokens`."""
 
-    train: str
+    train: str | None = None
+    documents: str | None = None
     validation: float | str = 0.1
     max_tokens: int = 256
     stride: int = 128
@@ -185,11 +188,21 @@ class RecordData:
     too_long: Literal["error", "leave_out"] = "error"
 
     def __post_init__(self) -> None:
+        if (self.train is None) == (self.documents is None):
+            raise ValueError(
+                "give either train (records) or documents (a folder that pairs are made of)"
+            )
         _check_share(self.validation)
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1")
         if self.stride < 0:
             raise ValueError(f"stride is {self.stride}; it must be 0 or more")
+
+    @property
+    def records(self) -> Path:
+        """The file of records; of documents, the pairs must have been made first."""
+        assert self.train is not None
+        return Path(self.train)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,7 +232,8 @@ class Recipe:
     """`output` is the folder that everything of the run is written to; `adapter` trains a few
     weights beside frozen ones (see `adaptation.read_adaptation`); `parallel` is how many
     processes have what (default: each has rows of its own); `about` and `measured` are for readers:
-    what the recipe shows, and what it cost and came to."""
+    what the recipe shows, and what it cost and came to. With `merge`, the trained adapter is also
+    merged into its model: `merged/` in the output."""
 
     output: str
     model: ModelSection
@@ -230,6 +244,7 @@ class Recipe:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     adapter: Mapping[str, Any] | None = None
+    merge: bool = False
     parallel: ParallelConfig | None = None
     sample: SampleSection | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -242,6 +257,8 @@ class Recipe:
             raise ValueError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}")
         if "name" not in self.objective:
             raise ValueError("objective has no name; causal_lm for example")
+        if self.merge and self.adapter is None:
+            raise ValueError("merge is for an adapter, and the recipe has none; leave it out")
         if self.adapter is not None and self.model.load is None:
             raise ValueError("an adapter is for a model that has learned already; give model.load")
 
@@ -261,7 +278,7 @@ def fingerprint(recipe: Recipe) -> str:
     told = {
         key: value
         for key, value in asdict(recipe).items()
-        if key not in ("output", "about", "measured", "sample", "parallel", "device")
+        if key not in ("output", "about", "measured", "merge", "sample", "parallel", "device")
     }
     harmless = HARMLESS - NEGATIVES if recipe.objective["name"] in CONTRASTIVE else HARMLESS
     told["training"] = {k: v for k, v in told["training"].items() if k not in harmless}

@@ -37,7 +37,7 @@ def record_data(
 
 def _records(data: RecordData, objective: str, seed: int) -> tuple[list[Any], list[Any]]:
     read = read_questions if objective == "question_answering" else read_records
-    found: list[Any] = list(read(Path(data.train)))
+    found: list[Any] = list(read(data.records))
     if isinstance(data.validation, str):
         return found, list(read(Path(data.validation)))
     order = row_generator("split", seed).permutation(len(found))
@@ -125,7 +125,7 @@ USED = {
     "question_answering": {"stride"},
     "info_nce": {"text", "text_b"},
     "sigmoid_pairs": {"text", "text_b"},
-    "sft": {"format", "template", "packing", "too_long"},
+    "sft": {"documents", "format", "template", "packing", "too_long"},
     "dpo": {"format", "template", "too_long"},
     "reward": {"format", "template", "too_long"},
     "ppo": {"text", "label", "template"},

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pharos.adapt import Adapters, save_adapter
+from pharos.adapt.merged_folder import write_merged
 from pharos.core.errors import TrainingError
 from pharos.core.nouns import SamplingParams
 from pharos.data.rows import Rows, row_generator
@@ -74,7 +75,7 @@ from pharos.train.start import first_model
 from pharos.train.step import Step
 from pharos.train.step_zero import check_vocabulary
 
-MODEL_FOLDER, ADAPTER_FOLDER = "model", "adapter"
+MODEL_FOLDER, ADAPTER_FOLDER, MERGED_FOLDER = "model", "adapter", "merged"
 PREPARATION_TIME = timedelta(days=1)
 
 
@@ -162,7 +163,7 @@ class Run:
 
     def outcome(self, is_complete: bool) -> dict[str, Any]:
         """What `--json` prints: the last losses, and where things are."""
-        lines = read_metrics(self.output / METRICS_FILE)
+        recipe, lines = self.recipe, read_metrics(self.output / METRICS_FILE)
         evaluated = [line for line in lines if "val_loss" in line]
         last = lines[-1] if lines else {}
         return {
@@ -176,6 +177,7 @@ class Run:
             "parameters": count_parameters(self.model),
             "output": str(self.output),
             "model": str(self.result) if is_complete else None,
+            "merged": str(self.output / MERGED_FOLDER) if is_complete and recipe.merge else None,
         }
 
     @property
@@ -458,6 +460,10 @@ class Run:
             else:
                 save_adapter(self.adapters, folder, base_model=self.recipe.model.load)
         self._save_beside(folder)
+        if self.recipe.merge:
+            assert self.recipe.model.load is not None
+            write_merged(self.recipe.model.load, folder, self.output / MERGED_FOLDER)
+            self.say(f"Merged: {self.output / MERGED_FOLDER}")
 
 
 def special_ids_of(tokenizer: Tokenizer) -> dict[str, int | None]:
