@@ -2,12 +2,19 @@ import pytest
 import torch
 
 from pharos.ops.int8 import (
+    FEW_ROWS,
+    ZERO,
+    can_multiply_int8_weight,
     has_vnni,
     int8_matmul,
+    int8_weight_matmul,
     pack_int8_weight,
     plain_int8_matmul,
+    plain_int8_weight_matmul,
+    quantize_around_zero,
     quantize_rows,
     quantize_weight,
+    unpack_int8_weight,
 )
 
 
@@ -50,3 +57,45 @@ def test_the_multiplication_equals_its_plain_twin(rows: int) -> None:
     fast_NO = int8_matmul(q_NI, pack_int8_weight(weight_OI), scale_O)
     plain_NO = plain_int8_matmul(q_NI, weight_OI, scale_O)
     torch.testing.assert_close(fast_NO, plain_NO, atol=1e-2, rtol=1e-5)
+
+
+def test_around_zero_a_row_comes_back_within_half_a_step_and_zero_exactly() -> None:
+    x_NI = torch.randn(20, 64) * torch.logspace(-6, 6, 20)[:, None]
+    x_NI[:, 5] = 0
+    q_NI, most_N1 = quantize_around_zero(x_NI)
+    back_NI = (q_NI.float() - ZERO) * most_N1 / 127
+    assert ((back_NI - x_NI).abs() <= 0.501 * most_N1 / 127).all()
+    assert (back_NI[:, 5] == 0).all()
+    assert int(q_NI.min()) >= 1
+
+
+def test_a_row_of_zeros_stays_one() -> None:
+    q_NI, most_N1 = quantize_around_zero(torch.zeros(2, 8))
+    assert (q_NI == ZERO).all()
+    assert (most_N1 < 1e-6).all()
+
+
+@pytest.mark.skipif(not has_vnni(), reason="no eight-bit multiplication here")
+def test_what_was_packed_can_be_unpacked() -> None:
+    weight_OI, _ = quantize_weight(torch.randn(48, 64))
+    assert torch.equal(unpack_int8_weight(pack_int8_weight(weight_OI)), weight_OI)
+
+
+@pytest.mark.skipif(not has_vnni(), reason="no eight-bit multiplication here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_around_zero_equal_their_twin(dtype: torch.dtype) -> None:
+    q_NI, _ = quantize_around_zero(torch.randn(7, 64))
+    weight_OI, scale_O = quantize_weight(torch.randn(48, 64))
+    fast = int8_matmul(q_NI, pack_int8_weight(weight_OI), scale_O, zero=ZERO, dtype=dtype)
+    plain = plain_int8_matmul(q_NI, weight_OI, scale_O, zero=ZERO, dtype=dtype)
+    torch.testing.assert_close(fast, plain)
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1, 100])
+def test_bytes_are_multiplied_as_their_twin(rows: int) -> None:
+    x_NI = torch.randn(rows, 64).bfloat16()
+    weight_OI, scale_O = quantize_weight(torch.randn(300, 64), torch.bfloat16)
+    assert can_multiply_int8_weight(weight_OI)
+    found = int8_weight_matmul(x_NI, weight_OI, scale_O)
+    plain = plain_int8_weight_matmul(x_NI, weight_OI, scale_O)
+    torch.testing.assert_close(found, plain, rtol=2e-2, atol=0.1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from pharos.adapt.layers import Adapted, Part
+from pharos.adapt.layers import Adapted, Part, merged_dtype, weight_of
 from pharos.adapt.lora import EmbeddingLoraPart
 from pharos.models.readout import project
 
@@ -27,7 +27,7 @@ class TokenRowsPart(Part):
         order_K = self.ids_K.argsort()
         self.sorted_K = nn.Buffer(self.ids_K[order_K], persistent=False)
         self.order_K = nn.Buffer(order_K, persistent=False)
-        self.rows_KD = nn.Parameter(base.weight.detach()[self.ids_K].float())
+        self.rows_KD = nn.Parameter(base(self.ids_K).detach().float())
 
     def forward(self, ids_N: Tensor, y_ND: Tensor) -> Tensor:
         slots_N = torch.searchsorted(self.sorted_K, ids_N).clamp(max=len(self.sorted_K) - 1)
@@ -125,12 +125,11 @@ class AdaptedEmbedding(Adapted):
     @torch.no_grad()
     def with_parts(self) -> nn.Module:
         self.check_mergeable()
-        before = self.table.weight
-        weight_VD = before.float().clone()
+        weight_VD = weight_of(self.base, torch.float32).clone()
         for part in self.active_parts():
             assert isinstance(part, EmbeddingLoraPart | TokenRowsPart)
             part.merge_into(weight_VD)
-        return embedding_of(weight_VD.to(before.dtype))
+        return embedding_of(weight_VD.to(merged_dtype(self.base)))
 
 
 def scores(parts: Sequence[Part], x_D: Tensor, y_V: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from pharos.adapt.config import (
     check_pattern,
 )
 from pharos.adapt.embeddings import TokenRowsPart
-from pharos.adapt.layers import Dequantizes, Part, SavedCopy
+from pharos.adapt.layers import Dequantizes, Part, SavedCopy, weight_of
 from pharos.adapt.lora import EmbeddingLoraPart, LoraPart
 from pharos.adapt.saved_modules import modules_of
 from pharos.adapt.sites import Site, in_short
@@ -275,8 +275,11 @@ class _Loading:
             if site is None:
                 continue
             module = self.adapters.model.get_submodule(site.ours)
-            weight, found = module.get_parameter("weight").cpu(), self.tensors[key]
-            if weight.shape != found.shape or not torch.allclose(weight.float(), found.float()):
+            weight, found = weight_of(module, torch.float32).cpu(), self.tensors[key]
+            is_rounded = isinstance(module, Dequantizes)
+            if weight.shape != found.shape or not (
+                is_rounded or torch.allclose(weight, found.float())
+            ):
                 raise ModelError(f"{key} is not the weight of this model: it is another base")
             self._claim(key)
 

@@ -40,4 +40,5 @@ def first_rows(
     """To begin with: the embeddings of the given ids, over and over, or of ids drawn at random."""
     drawn = torch.randint(embedding.num_embeddings, (number,), generator=generator).tolist()
     ids = [init_ids[i % len(init_ids)] for i in range(number)] if init_ids else drawn
-    return embedding.weight.detach()[ids].float().clone()
+    rows_PD: Tensor = embedding(torch.tensor(ids, device=embedding.weight.device))
+    return rows_PD.detach().float().clone()

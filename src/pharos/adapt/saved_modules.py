@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from pharos.adapt.embeddings import embedding_of
 from pharos.adapt.layers import Dequantizes, linear_like, weight_of
 from pharos.adapt.sites import has_ending
 from pharos.core.errors import ModelError
@@ -23,7 +24,9 @@ class SavedModule:
 
     def copy_of(self, module: nn.Module) -> nn.Module:
         if isinstance(module, Dequantizes):
-            module = linear_like(module, weight_of(module, torch.float32))
+            weight = weight_of(module, torch.float32)
+            is_table = isinstance(module, nn.Embedding)
+            module = embedding_of(weight) if is_table else linear_like(module, weight)
         return copy.deepcopy(module).float().requires_grad_()
 
     @property

@@ -74,7 +74,8 @@ def find_sites(model: Model) -> dict[str, Site]:
 
 def is_linear_module(module: nn.Module) -> bool:
     """Also one whose weight is kept in another form."""
-    return isinstance(module, nn.Linear) or hasattr(module, "dequantize")
+    is_table = isinstance(module, nn.Embedding)
+    return isinstance(module, nn.Linear) or (hasattr(module, "dequantize") and not is_table)
 
 
 def _sites_of(source: Source, ours: str, is_linear: bool, is_inside: bool) -> list[Site]:

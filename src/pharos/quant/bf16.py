@@ -6,6 +6,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from pharos.models.family import Body
+from pharos.models.heads import CausalLM
 from pharos.ops import can_pack, pack_weight, packed_linear
 from pharos.quant.swap import swap_linears
 
@@ -31,6 +33,19 @@ class PackedLinear(nn.Module):
         return self.weight.to_dense().to(dtype)
 
 
+class PackedEmbedding(nn.Embedding):
+    """A frozen table, and the head that is tied to it, whose weight is kept once more, packed."""
+
+    def __init__(self, table: nn.Embedding) -> None:
+        size, width = table.weight.shape
+        super().__init__(size, width, _weight=table.weight.detach(), _freeze=True)
+        self.packed_VD = pack_weight(table.weight.detach())
+
+    def project(self, x_D: Tensor) -> Tensor:
+        """The scores of the vocabulary."""
+        return packed_linear(x_D, self.packed_VD, None, gelu=False)
+
+
 def convert_bf16(model: M) -> M:
     """Turn a model into one for inference in bfloat16, in place."""
     model.to(torch.bfloat16)
@@ -44,3 +59,10 @@ def pack_linears(model: nn.Module) -> None:
     weights = list(model.parameters())
     if all(can_pack(weight) and weight.dtype == torch.bfloat16 for weight in weights):
         swap_linears(model, PackedLinear)
+        if isinstance(model, CausalLM) and model.lm_head is None:
+            _pack_table(model.body)
+
+
+def _pack_table(body: Body) -> None:
+    if type(body.embedding) is nn.Embedding:
+        body.embedding = PackedEmbedding(body.embedding)
