@@ -9,11 +9,12 @@ from pharos.data.tokenizer import Tokenizer
 from pharos.models.heads import CausalLM
 from pharos.serve.engine.adapters import AdapterRegistry
 from pharos.serve.engine.block_pool import BlockPool
-from pharos.serve.engine.engine import Engine, Proposer
+from pharos.serve.engine.engine import Engine
 from pharos.serve.engine.grammar import GrammarCompiler
 from pharos.serve.engine.paged_kv import PagedKV, free_memory, num_blocks_in
 from pharos.serve.engine.runner import Pooling, Runner
 from pharos.serve.engine.scheduler import Scheduler, SchedulerConfig
+from pharos.serve.engine.speculation import Speculation
 from pharos.serve.local import DType, LocalModel, load_local
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def engine_over(
     tokenizer: Tokenizer | None,
     config: EngineConfig,
     *,
-    proposer: Proposer | None = None,
+    speculation: Speculation | None = None,
 ) -> Engine:
     """An engine over a model that is loaded. Without a tokenizer, its outputs have no text."""
     scheduling = replace(config.scheduler, max_model_len=_max_len(model, config.scheduler))
@@ -77,7 +78,7 @@ def engine_over(
         Runner(model, kv, pooling=config.pooling, adapters=AdapterRegistry(model)),
         tokenizer=tokenizer,
         compiler=_compiler(model, tokenizer),
-        proposer=proposer,
+        speculation=speculation,
     )
 
 

@@ -19,7 +19,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,22 +47,13 @@ from pharos.serve.engine.request import (
 from pharos.serve.engine.runner import Runner
 from pharos.serve.engine.sampler import Row, Sampler, accepted, rows_of
 from pharos.serve.engine.scheduler import Scheduler
+from pharos.serve.engine.speculation import Speculation
 from pharos.serve.engine.stats import EngineStats
 
 GRAMMAR_WAIT_S = 0.05
 News = Output | Refusal
 
 log = logging.getLogger(__name__)
-
-
-class Proposer(Protocol):
-    """Guesses how sequences go on."""
-
-    def propose(self, sequences: Seq[Sequence]) -> None:
-        """Sets the `drafts` of sequences that will be computed in the next step."""
-
-    def forget(self, sequence: Sequence) -> None:
-        """It has ended."""
 
 
 @dataclass(slots=True)
@@ -90,7 +80,7 @@ class Engine:
         *,
         tokenizer: Tokenizer | None = None,
         compiler: GrammarCompiler | None = None,
-        proposer: Proposer | None = None,
+        speculation: Speculation | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scheduler = scheduler
@@ -98,7 +88,7 @@ class Engine:
         self.vocab_size: int = runner.model.config.vocab_size
         self._tokenizer = tokenizer
         self._compiler = compiler
-        self._proposer = proposer
+        self._speculation = speculation
         self._clock = clock
         self._sampler = Sampler()
         self._filler = MaskFiller()
@@ -304,11 +294,11 @@ class Engine:
 
     def _propose(self, plan: Plan) -> None:
         """Drafts for the next step, as far as grammars allow them."""
-        if self._proposer is None:
+        if self._speculation is None:
             return
         written = [part.sequence for part in plan.parts if part.num_logits]
         running = [sequence for sequence in written if sequence.status is Status.RUNNING]
-        self._proposer.propose(running)
+        self._speculation.propose(running)
         for sequence in running:
             if sequence.grammar is not None:
                 del sequence.drafts[sequence.grammar.count_legal(sequence.drafts) :]
@@ -333,8 +323,8 @@ class Engine:
         self.scheduler.finish(job.sequence, reason)
         self._sampler.forget(job.sequence)
         self._release(job.sequence)
-        if self._proposer is not None:
-            self._proposer.forget(job.sequence)
+        if self._speculation is not None:
+            self._speculation.forget(job.sequence)
         del self._jobs[job.sequence.id]
 
     def _release(self, sequence: Sequence) -> None:
