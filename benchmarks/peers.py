@@ -11,6 +11,7 @@ from pharos.models.resolve import DEFAULT_ENCODER, find_model
 
 UNLIKE_THEIR_PACKAGE = {
     "PyStemmer": "Stemmer",
+    "scikit-learn": "sklearn",
     "llama-index-core": "llama_index.core",
     "llama-index-readers-file": "llama_index.readers.file",
     "llama-index-embeddings-huggingface": "llama_index.embeddings.huggingface",

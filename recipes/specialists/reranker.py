@@ -21,6 +21,7 @@ from recipes.specialists.squad import (
     Asked,
     Measure,
     add_arguments,
+    as_squad,
     holds,
     likeliest_window,
     split_articles,
@@ -48,10 +49,9 @@ def examples(
 ) -> Iterator[dict[str, Any]]:
     draw = random.Random(seed)
     chosen = draw.sample(articles.asked, min(questions, len(articles.asked)))
-    as_found = [{"paragraphs": [{"context": c} for c in a]} for a in articles.paragraphs]
     embedder.embed([asked.question for asked in chosen])  # all at once: the search remembers them
     started = time.perf_counter()
-    with library_of(as_found, embedder) as (library, _):
+    with library_of(as_squad(articles), embedder) as (library, _):
         for count, asked in enumerate(chosen, 1):
             yield from pairs(articles, asked, mined(library, asked), measure, draw)
             if count % 1000 == 0:

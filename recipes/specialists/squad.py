@@ -14,8 +14,8 @@ import math
 import random
 import re
 from bisect import bisect_left, bisect_right
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -79,10 +79,10 @@ def split_articles(data: Path, seed: int = 1) -> tuple[Articles, Articles]:
     random.Random(seed).shuffle(articles)
     rarity = rarity_of(p["context"] for article in articles for p in article["paragraphs"])
     held_out, trained = articles[:HELD_OUT_ARTICLES], articles[HELD_OUT_ARTICLES:]
-    return _prepared(trained, rarity), _prepared(held_out, rarity)
+    return prepared(trained, rarity), prepared(held_out, rarity)
 
 
-def _prepared(articles: Sequence[Mapping[str, Any]], rarity: Mapping[str, float]) -> Articles:
+def prepared(articles: Sequence[Mapping[str, Any]], rarity: Mapping[str, float]) -> Articles:
     asked = []
     for article_number, article in enumerate(articles):
         for number, paragraph in enumerate(article["paragraphs"]):
@@ -93,6 +93,23 @@ def _prepared(articles: Sequence[Mapping[str, Any]], rarity: Mapping[str, float]
                     asked.append(Asked(question, answer, start, article_number, number))
     paragraphs = [[p["context"] for p in article["paragraphs"]] for article in articles]
     return Articles(paragraphs, asked, rarity)
+
+
+def as_squad(articles: Articles) -> list[dict[str, Any]]:
+    """In the form of SQuAD's file."""
+    asked: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
+    for each in articles.asked:
+        qa = {"question": each.question, "answers": [{"text": each.answer}]}
+        asked[each.article, each.number].append(qa)
+    return [
+        {
+            "paragraphs": [
+                {"context": context, "qas": asked[number, place]}
+                for place, context in enumerate(article)
+            ]
+        }
+        for number, article in enumerate(articles.paragraphs)
+    ]
 
 
 def rarity_of(texts: Iterable[str]) -> dict[str, float]:
@@ -234,3 +251,9 @@ def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
             count += 1
     print(f"{path}: {count:,} records")
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
