@@ -20,7 +20,7 @@ from pharos.models.doubles import tiny_bert, tiny_llama
 from pharos.models.family import Model
 from pharos.models.load import new_model
 from pharos.ops import pack
-from pharos.quant import convert_bf16, convert_nf4
+from pharos.quant import convert_bf16, convert_nf4, convert_w8a8, convert_w8a16
 
 CONFIGS: dict[str, Any] = {
     "one": LoraConfig(r=4),
@@ -173,7 +173,7 @@ def with_its_weights(converted: Model) -> Model:
     return plain
 
 
-@pytest.mark.parametrize("convert", [convert_bf16, convert_nf4])
+@pytest.mark.parametrize("convert", [convert_bf16, convert_nf4, convert_w8a8, convert_w8a16])
 @pytest.mark.parametrize("loads_first", [True, False])
 @torch.inference_mode()
 def test_a_converted_base_is_only_multiplied(
@@ -194,6 +194,23 @@ def test_a_converted_base_is_only_multiplied(
     ids_1N = random_ids(1, 14) % 50
     with plain.route(parts), adapters.route(parts):
         expected, found = plain.model(ids_1N), model(ids_1N).float()
+    assert torch.nn.functional.cosine_similarity(expected, found, dim=-1).min() > 0.99
+
+
+@pytest.mark.parametrize("config", TIED.values(), ids=TIED)
+@pytest.mark.parametrize("convert", [convert_bf16, convert_w8a8])
+@torch.inference_mode()
+def test_a_converted_table_is_adapted_as_a_plain_one(
+    convert: Callable[[Model], Model], config: LoraConfig
+) -> None:
+    plain = fill(Adapters(pair(KINDS["gpt2"]).ours), {"one": config})
+    adapters = fill(Adapters(convert(pair(KINDS["gpt2"]).ours)), {"one": config})
+    for part, other in zip(adapters.parts("one"), plain.parts("one"), strict=True):
+        part.load(other.tensors())
+        part.to(torch.bfloat16)
+    parts: list[tuple[str | None, int]] = [("one", 7), (None, 7)]
+    with plain.route(parts), adapters.route(parts):
+        expected, found = ours_of(plain.model), ours_of(adapters.model).float()
     assert torch.nn.functional.cosine_similarity(expected, found, dim=-1).min() > 0.99
 
 

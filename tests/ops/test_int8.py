@@ -88,7 +88,7 @@ def test_products_around_zero_equal_their_twin(dtype: torch.dtype) -> None:
     weight_OI, scale_O = quantize_weight(torch.randn(48, 64))
     fast = int8_matmul(q_NI, pack_int8_weight(weight_OI), scale_O, zero=ZERO, dtype=dtype)
     plain = plain_int8_matmul(q_NI, weight_OI, scale_O, zero=ZERO, dtype=dtype)
-    torch.testing.assert_close(fast, plain)
+    torch.testing.assert_close(fast, plain, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1, 100])
