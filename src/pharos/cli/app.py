@@ -14,6 +14,7 @@ import typer
 
 from pharos import __version__
 from pharos.cli.ask import ask
+from pharos.cli.bench import bench
 from pharos.cli.chat import chat
 from pharos.cli.corpus import corpus
 from pharos.cli.demo import demo
@@ -47,6 +48,7 @@ app.add_typer(models)
 app.add_typer(tokenizer)
 app.add_typer(corpus)
 app.add_typer(plan)
+app.add_typer(bench)
 app.command()(merge)
 app.command()(doctor)
 app.command()(demo)

@@ -76,8 +76,8 @@ class ChatEndpoint:
         timeout_s = self._config.timeout_s
         self._client = httpx.Client(
             timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s)),
-            headers=_headers(self.base_url),
-            verify=_certificates(),
+            headers=request_headers(self.base_url),
+            verify=certificates(),
             follow_redirects=False,
             trust_env=False,
         )
@@ -222,7 +222,7 @@ class _NoReplyError(EndpointError):
     """The connection closed before a reply began: worth another attempt."""
 
 
-def _headers(base_url: str) -> dict[str, str]:
+def request_headers(base_url: str) -> dict[str, str]:
     headers = {"Accept-Encoding": "identity", "User-Agent": "pharos"}
     try:
         key = _key_for(httpx.URL(base_url))  # read as the request will be
@@ -256,7 +256,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _certificates() -> ssl.SSLContext | bool:
+def certificates() -> ssl.SSLContext | bool:
     """The usual authorities, or those of SSL_CERT_FILE, which a company with its own sets."""
     own = os.environ.get("SSL_CERT_FILE")
     return ssl.create_default_context(cafile=own) if own else True
