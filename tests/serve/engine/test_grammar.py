@@ -461,7 +461,7 @@ def written(
         Runner(model, kv),
         tokenizer=tokenizer,
         compiler=compiler,
-        proposer=None if proposer is None else Speculation(proposer, always),
+        speculation=None if proposer is None else Speculation(proposer, always),
     )
     for name, schema in SCHEMAS.items():
         for temperature in (0.0, 1.0):

@@ -172,7 +172,7 @@ def written(
     engine = Engine(
         Scheduler(SchedulerConfig(), pool),
         Runner(model, kv),
-        proposer=None if proposer is None else Speculation(proposer, always),
+        speculation=None if proposer is None else Speculation(proposer, always),
     )
     for i, prompt in enumerate(PROMPTS):
         for j, params in enumerate((GREEDY, WARM, PENALIZED)):
