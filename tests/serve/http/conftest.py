@@ -21,7 +21,7 @@ from pharos.serve.http.frontend import Frontend
 from pharos.serve.http.served import load_served
 from pharos.serve.http.server import address_of, bound_socket, run_server
 
-MAX_LEN = 512
+MAX_LEN = 2048
 
 
 @dataclass(frozen=True)

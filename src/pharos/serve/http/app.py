@@ -99,7 +99,8 @@ def _validation_error(first: dict[str, Any], body: Any) -> ApiError:
         )
     if first["type"] == "missing":
         return ApiError(f"{path or 'the body'} is missing; give it", param=path or None)
-    return ApiError(f"{path}: {first['msg'].lower()}", param=path or None, code="invalid_value")
+    said = f"{path or 'the body'}: {first['msg'].lower()}"
+    return ApiError(said, param=path or None, code="invalid_value")
 
 
 def _path(place: list[int | str], body: Any) -> str:
@@ -121,6 +122,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     message = error.detail
     if error.status_code == HTTPStatus.NOT_FOUND:
         message = f"there is no {request.url.path} here; see /openapi.json"
+    elif error.status_code == HTTPStatus.BAD_REQUEST:
+        message = "the body is not valid JSON in UTF-8, or nested too deeply"
     return error_response(ApiError(message, status=error.status_code))
 
 

@@ -66,9 +66,12 @@ def too_long(num_prompt: int, max_tokens: int, max_len: int) -> ApiError:
     )
 
 
-def engine_failed(reason: str) -> ApiError:
+def engine_failed(reason: str, *, is_running: bool) -> ApiError:
+    """An engine that has ended is started again soon; one that goes on would fail again."""
+    status = HTTPStatus.INTERNAL_SERVER_ERROR if is_running else HTTPStatus.SERVICE_UNAVAILABLE
     return ApiError(
-        f"the engine failed on this request: {reason}",
-        status=HTTPStatus.INTERNAL_SERVER_ERROR,
+        f"the request was not answered: {reason}",
+        status=status,
         code="engine_error",
+        retry_after_s=None if is_running else 5,
     )

@@ -160,7 +160,8 @@ class Frontend:
             async for output in outputs:
                 followed.output(output)
                 if output.finish_reason == "error":
-                    raise engine_failed(output.error or "it does not say why")
+                    reason = output.error or "the engine does not say why"
+                    raise engine_failed(reason, is_running=self.engine.is_healthy)
                 yield output
 
     def _max_tokens(self, num_prompt: int, asked: int | None) -> int:

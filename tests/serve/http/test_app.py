@@ -1,0 +1,113 @@
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+
+def test_models_are_listed(client: openai.OpenAI) -> None:
+    (model,) = client.models.list().data
+    assert model.id == "tiny"
+    assert client.models.retrieve("tiny").max_model_len == 2048  # type: ignore[attr-defined]
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("other")
+
+
+def test_text_and_tokens_become_each_other(running: Any) -> None:
+    text = "The keeper ☀ <|im_end|>"
+    body = {"prompt": text, "return_token_strs": True}
+    told = httpx.post(f"{running.url}/tokenize", json=body).json()
+    assert told["count"] == len(told["tokens"]) == len(told["token_strs"])
+    back = httpx.post(f"{running.url}/detokenize", json={"tokens": told["tokens"]}).json()
+    assert back == {"prompt": text}
+    for path, wrong in (("tokenize", {}), ("detokenize", {"tokens": [-1]})):
+        assert httpx.post(f"{running.url}/{path}", json=wrong).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"{", "not valid JSON"),
+        (b"[]", "input should be"),
+        (b"null", "the body"),
+        (b'{"model": "tiny"}', "prompt is missing"),
+        (b'{"model": "tiny", "prompt": {"a": 1}}', "prompt"),
+        (b'{"model": "tiny", "prompt": "x", "seed": 1e400}', "seed"),
+        (b'{"model": "tiny", "prompt": "x", "temperature": NaN}', "temperature"),
+        (b"[" * 100_000, "JSON"),
+        (b"\xff", "JSON"),
+    ],
+)
+def test_a_body_that_makes_no_sense_is_told_what_is_wrong(
+    running: Any, content: bytes, says: str
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    reply = httpx.post(f"{running.url}/v1/completions", content=content, headers=headers)
+    assert reply.status_code == 400
+    assert says in reply.json()["error"]["message"]
+
+
+def test_paths_and_methods_that_are_not_there_are_told_in_openais_format(running: Any) -> None:
+    for reply, status in (
+        (httpx.get(f"{running.url}/nowhere"), 404),
+        (httpx.get(f"{running.url}/v1/completions"), 405),
+    ):
+        assert reply.status_code == status
+        assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_the_api_describes_itself(running: Any) -> None:
+    described = httpx.get(f"{running.url}/openapi.json").json()
+    assert "/v1/chat/completions" in described["paths"]
+    assert httpx.get(f"{running.url}/docs").status_code == 404
+
+
+def test_metrics_have_the_names_of_vllms(client: openai.OpenAI, running: Any) -> None:
+    client.completions.create(model="tiny", prompt="The keeper", max_tokens=5, n=2)
+    text = httpx.get(f"{running.url}/metrics").text
+    for name in (
+        "num_requests_running",
+        "num_requests_waiting",
+        "kv_cache_usage_perc",
+        "num_preemptions_total",
+        "prefix_cache_queries_total",
+        "prefix_cache_hits_total",
+        "spec_decode_num_accepted_tokens_total",
+        "prompt_tokens_total",
+        "generation_tokens_total",
+        "request_success_total",
+        "time_to_first_token_seconds_bucket",
+        "inter_token_latency_seconds_sum",
+        "request_time_per_output_token_seconds_count",
+        "e2e_request_latency_seconds_count",
+        "request_queue_time_seconds_count",
+        "request_prefill_time_seconds_count",
+        "request_decode_time_seconds_count",
+        "request_inference_time_seconds_count",
+        "request_prompt_tokens_count",
+        "request_generation_tokens_count",
+        "request_params_max_tokens_count",
+        "request_params_n_count",
+    ):
+        assert f'pharos:{name}{{engine="0",' in text, name
+
+
+def test_adapters_are_loaded_only_from_where_they_may(
+    running: Any, serve: Any, tmp_path: Path
+) -> None:
+    body = {"lora_name": "a", "lora_path": str(tmp_path)}
+    refused = httpx.post(f"{running.url}/v1/load_lora_adapter", json=body)
+    assert refused.status_code == 403
+    assert "--adapters-folder" in refused.json()["error"]["message"]
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "link").symlink_to("/")
+    with serve(adapters_folder=tmp_path / "inside") as guarded:
+        for path in ("..", str(tmp_path), "../link/etc", "/"):
+            body = {"lora_name": "a", "lora_path": path}
+            reply = httpx.post(f"{guarded.url}/v1/load_lora_adapter", json=body)
+            assert reply.status_code == 403, path
+        body = {"lora_name": "a", "lora_path": "missing"}
+        assert httpx.post(f"{guarded.url}/v1/load_lora_adapter", json=body).status_code == 400
+        gone = httpx.post(f"{guarded.url}/v1/unload_lora_adapter", json={"lora_name": "a"})
+        assert gone.status_code == 404
