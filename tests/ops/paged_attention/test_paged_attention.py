@@ -35,7 +35,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 class Problem(NamedTuple):
     q_NHK: Tensor
-    kv_2PCGK: Tensor
+    kv_2GPCK: Tensor
     batch: FlatBatch
     mask: Mask
     bias: DistanceBias | None
@@ -46,16 +46,16 @@ class Problem(NamedTuple):
             self.batch.segments, block_size=self.batch.block_size, device=torch.device(device)
         )
         bias = self.bias and DistanceBias(self.bias.values_HR.to(device), self.bias.zero)
-        q_NHK, kv_2PCGK = self.q_NHK.to(device), self.kv_2PCGK.to(device)
-        return self._replace(q_NHK=q_NHK, kv_2PCGK=kv_2PCGK, batch=batch, bias=bias)
+        q_NHK, kv_2GPCK = self.q_NHK.to(device), self.kv_2GPCK.to(device)
+        return self._replace(q_NHK=q_NHK, kv_2GPCK=kv_2GPCK, batch=batch, bias=bias)
 
     def attend(self, function: Callable[..., Tensor]) -> Tensor:
         asked = {"mask": self.mask, "bias": self.bias, "scale": self.scale}
-        return function(self.q_NHK, self.kv_2PCGK, self.batch, **asked)
+        return function(self.q_NHK, self.kv_2GPCK, self.batch, **asked)
 
     def attend_with_triton(self) -> Tensor:
         asked = {"look_back": look_back(self.mask), "bias": self.bias, "scale": self.scale}
-        return triton.attend_with_triton(self.q_NHK, self.kv_2PCGK, self.batch, **asked)
+        return triton.attend_with_triton(self.q_NHK, self.kv_2GPCK, self.batch, **asked)
 
 
 @st.composite
@@ -75,7 +75,7 @@ def problems(draw: st.DrawFn, *, dtypes: tuple[torch.dtype, ...] = (torch.float3
     generator = torch.Generator().manual_seed(draw(st.integers(0, 100)))
     width, num_rows = draw(st.sampled_from((8, 24))), sum(length for _, length in asked)
     dtype = draw(st.sampled_from(dtypes))
-    kv = torch.randn(2, num_blocks, size, groups, width, generator=generator).to(dtype)
+    kv = torch.randn(2, groups, num_blocks, size, width, generator=generator).to(dtype)
     q = torch.randn(num_rows, heads, width, generator=generator).to(dtype)
     window = draw(st.none() | st.integers(0, 9))
     mask = Causal() if window is None else Causal() & Window(left=window)
@@ -86,12 +86,12 @@ def problems(draw: st.DrawFn, *, dtypes: tuple[torch.dtype, ...] = (torch.float3
 
 def forget_what_was_not_written(problem: Problem) -> None:
     """Blocks come with whatever was in them."""
-    kv_2SGK = problem.kv_2PCGK.flatten(1, 2)
-    written = torch.zeros(kv_2SGK.shape[1], dtype=torch.bool)
+    kv_2GSK = problem.kv_2GPCK.flatten(2, 3)
+    written = torch.zeros(kv_2GSK.shape[2], dtype=torch.bool)
     size = problem.batch.block_size
     for table, start, length in problem.batch.segments:
         written[[table[i // size] * size + i % size for i in range(start + length)]] = True
-    kv_2SGK[:, ~written] = float("nan")
+    kv_2GSK[:, :, ~written] = float("nan")
 
 
 @pytest.mark.parametrize("most_gathered", [0, 25, 10_000])
@@ -128,7 +128,7 @@ def test_keys_split_among_programs_equal_the_plain_twin(window: int | None) -> N
     """Two splits and a part of a third, beside a sequence that has one key."""
     generator = torch.Generator().manual_seed(0)
     segments = [Segment(list(range(10, 0, -1)), 155, 2), Segment([11], 0, 1)]
-    q, kv = torch.randn(3, 4, 16, generator=generator), torch.randn(2, 12, 16, 2, 16)
+    q, kv = torch.randn(3, 4, 16, generator=generator), torch.randn(2, 2, 12, 16, 16)
     mask = Causal() if window is None else Causal() & Window(left=window)
     problem = Problem(q, kv, FlatBatch(segments, block_size=16), mask, None, None)
     with pytest.MonkeyPatch.context() as patch:
@@ -168,10 +168,10 @@ def test_blocks_that_lie_before_a_window_are_not_read() -> None:
 
 
 def test_new_keys_are_stored_where_the_tables_say() -> None:
-    kv = torch.zeros(2, 4, 2, 1, 1)
+    kv = torch.zeros(2, 1, 4, 2, 1)
     batch = FlatBatch([Segment([3, 0], 1, 2), Segment([2], 0, 1)], block_size=2)
-    k_NGK = torch.tensor([1.0, 2.0, 3.0])[:, None, None]
-    store(kv, k_NGK, -k_NGK, batch)
+    k_GNK = torch.tensor([1.0, 2.0, 3.0])[None, :, None]
+    store(kv, k_GNK, -k_GNK, batch)
     assert kv[0].flatten().tolist() == [2, 0, 0, 0, 3, 0, 0, 1]
     assert torch.equal(kv[1], -kv[0])
 

@@ -11,32 +11,32 @@ SHAPES = [AttentionShape(4, 2, 8, is_cached=True), AttentionShape(4, 1, 16, is_c
 
 def random_kv(*, num_host_blocks: int = 4, dtype: torch.dtype = torch.bfloat16) -> PagedKV:
     kv = PagedKV(SHAPES, num_blocks=6, block_size=4, num_host_blocks=num_host_blocks, dtype=dtype)
-    for i, layer in enumerate(kv.layers_2PCGK):
+    for i, layer in enumerate(kv.layers_2GPCK):
         layer.copy_(torch.randn(layer.shape, generator=torch.Generator().manual_seed(i)))
     return kv
 
 
 def test_a_block_comes_back_from_the_host_as_it_went() -> None:
     kv = random_kv()
-    before = [layer.clone() for layer in kv.layers_2PCGK]
+    before = [layer.clone() for layer in kv.layers_2GPCK]
     kv.move([Move("out", 5, 0), Move("out", 2, 3)])
-    for layer in kv.layers_2PCGK:
-        layer[:, [2, 5]] = float("nan")
+    for layer in kv.layers_2GPCK:
+        layer[:, :, [2, 5]] = float("nan")
     kv.move([Move("in", 1, 3), Move("in", 4, 0)])
-    for layer, old in zip(kv.layers_2PCGK, before, strict=True):
-        assert torch.equal(layer[:, 1], old[:, 2])
-        assert torch.equal(layer[:, 4], old[:, 5])
-        assert torch.equal(layer[:, [0, 3]], old[:, [0, 3]])
+    for layer, old in zip(kv.layers_2GPCK, before, strict=True):
+        assert torch.equal(layer[:, :, 1], old[:, :, 2])
+        assert torch.equal(layer[:, :, 4], old[:, :, 5])
+        assert torch.equal(layer[:, :, [0, 3]], old[:, :, [0, 3]])
 
 
 def test_moves_are_made_in_their_order() -> None:
     """A block may come in from where another then goes, and go where another came from."""
     kv = random_kv()
-    before = [layer.clone() for layer in kv.layers_2PCGK]
+    before = [layer.clone() for layer in kv.layers_2GPCK]
     kv.move([Move("out", 0, 1), Move("in", 3, 1), Move("out", 2, 1), Move("in", 0, 1)])
-    for layer, old in zip(kv.layers_2PCGK, before, strict=True):
-        assert torch.equal(layer[:, 3], old[:, 0])
-        assert torch.equal(layer[:, 0], old[:, 2])
+    for layer, old in zip(kv.layers_2GPCK, before, strict=True):
+        assert torch.equal(layer[:, :, 3], old[:, :, 0])
+        assert torch.equal(layer[:, :, 0], old[:, :, 2])
 
 
 def test_no_moves_need_no_host_memory() -> None:

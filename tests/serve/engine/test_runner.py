@@ -70,7 +70,7 @@ def decoder(request: pytest.FixtureRequest) -> CausalLM:
 def runner_of(model: CausalLM, *, num_host_blocks: int = 0, **options: Any) -> Runner:
     shapes = model.body.attention_shapes()
     kv = PagedKV(shapes, num_blocks=64, block_size=BLOCK, num_host_blocks=num_host_blocks)
-    for layer in kv.layers_2PCGK:
+    for layer in kv.layers_2GPCK:
         layer.fill_(float("nan"))
     return Runner(model, kv, **options)
 
@@ -155,8 +155,8 @@ def test_blocks_that_went_out_and_came_back_give_the_same_logits() -> None:
     expected = runner.run(Plan([Part(sequence, 8, 1, 1)]))
     first, second, third = sequence.blocks
     runner.run(Plan(moves=[Move("out", first, 1), Move("out", second, 0)]))
-    for layer in runner.kv.layers_2PCGK:
-        layer[:, [first, second, third]] = float("nan")
+    for layer in runner.kv.layers_2GPCK:
+        layer[:, :, [first, second, third]] = float("nan")
     sequence.blocks = [40, 30, 50]
     moves = [Move("in", 40, 1), Move("in", 30, 0)]
     assert torch.equal(runner.run(Plan([Part(sequence, 8, 1, 1)], moves)), expected)

@@ -43,7 +43,7 @@ class _Tiling(NamedTuple):
 
 def attend_with_triton(
     q_NHK: Tensor,
-    kv_2PCGK: Tensor,
+    kv_2GPCK: Tensor,
     batch: FlatBatch,
     *,
     look_back: int | None,
@@ -52,9 +52,9 @@ def attend_with_triton(
 ) -> Tensor:
     """Each row over the stored keys of its own sequence, `[N, H, K]`; of those before it over
     `look_back` (None: all)."""
-    shared = q_NHK.shape[1] // kv_2PCGK.shape[3]
+    shared = q_NHK.shape[1] // kv_2GPCK.shape[1]
     tiling = batch.once(("triton", shared), lambda: _tiling(batch, shared))
-    call = _Call(q_NHK.contiguous(), kv_2PCGK, batch.block_size, look_back, bias, scale)
+    call = _Call(q_NHK.contiguous(), kv_2GPCK, batch.block_size, look_back, bias, scale)
     if tiling.split is not None:
         call.attend_in_splits(tiling.split, tiling.blocks_BM)
     if tiling.whole is not None:
@@ -68,7 +68,7 @@ class _Call:
     def __init__(
         self,
         q_NHK: Tensor,
-        kv_2PCGK: Tensor,
+        kv_2GPCK: Tensor,
         block_size: int,
         look_back: int | None,
         bias: DistanceBias | None,
@@ -78,15 +78,16 @@ class _Call:
 
         self.kernels: Any = triton_kernels
         self.q_NHK, self.out_NHK = q_NHK, torch.empty_like(q_NHK)
-        self.k_PCGK, self.v_PCGK = kv_2PCGK
+        self.k_GPCK, self.v_GPCK = kv_2GPCK
         heads, width = q_NHK.shape[1:]
-        self.groups = kv_2PCGK.shape[3]
+        self.groups = kv_2GPCK.shape[1]
         scale = width**-0.5 if scale is None else scale
         self.sizes = self.kernels.Sizes(
             heads,
             self.groups,
             heads // self.groups,
             width,
+            kv_2GPCK[0, 0].numel() // width,
             -1 if look_back is None else look_back,
             scale * LOG2_E,
         )
@@ -129,8 +130,8 @@ class _Call:
     ) -> None:
         self.kernels.attend_kernel[len(tasks.tasks_J4), self.groups, num_splits](
             self.q_NHK,
-            self.k_PCGK,
-            self.v_PCGK,
+            self.k_GPCK,
+            self.v_GPCK,
             self.out_NHK,
             parts,
             self.sizes,

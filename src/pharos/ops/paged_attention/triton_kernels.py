@@ -24,12 +24,14 @@ import triton.language as tl
 
 
 class Sizes(NamedTuple):
-    """`shared` heads have the same keys. `look_back` is -1 where there is no limit."""
+    """`shared` heads have the same keys; all blocks have room for `num_slots` tokens. `look_back`
+    is -1 where there is no limit."""
 
     num_heads: int
     num_groups: int
     shared: int
     width: int
+    num_slots: int
     look_back: int
     scale: float
 
@@ -87,6 +89,7 @@ def attend_kernel(
     group, split = tl.program_id(1), tl.program_id(2)
     table = tables.blocks + tl.load(task).to(tl.int64) * tables.stride
     position, stop = tl.load(task + 3), tl.load(task + 3) + tl.load(task + 2)
+    first_slot = group.to(tl.int64) * sizes.num_slots
     first = 0
     if sizes.look_back >= 0:
         first = tl.maximum(position - sizes.look_back, 0) // C * C
@@ -107,7 +110,7 @@ def attend_kernel(
         key_C = start + tl.arange(0, C)
         there_C = key_C < stop
         block_C = tl.load(table + key_C // BLOCK, mask=there_C, other=0).to(tl.int64)
-        slot_C = (block_C * BLOCK + key_C % BLOCK) * sizes.num_groups + group
+        slot_C = block_C * BLOCK + key_C % BLOCK + first_slot
         place_CW = slot_C[:, None] * sizes.width + tl.arange(0, W)[None, :]
         k_CW = tl.load(k + place_CW, mask=there_C[:, None] & in_width, other=0.0)
         scores_XC = tl.dot(q_XW, tl.trans(k_CW), input_precision=DOT) * sizes.scale

@@ -22,7 +22,7 @@ from pharos.ops.positions import DistanceBias
 
 def attend_in_place(
     q_NHK: Tensor,
-    kv_2PCGK: Tensor,
+    kv_2GPCK: Tensor,
     batch: FlatBatch,
     *,
     look_back: int | None,
@@ -32,34 +32,34 @@ def attend_in_place(
     """Each row over the stored keys of its own sequence, `[N, H, K]`; of those before it over
     `look_back` (None: all)."""
     reads = batch.reads(look_back, gather=bias is None)
-    q_NGRK = q_NHK.view(len(q_NHK), kv_2PCGK.shape[3], -1, q_NHK.shape[2])
-    every_key = _by_head(kv_2PCGK)
+    q_NGRK = q_NHK.view(len(q_NHK), kv_2GPCK.shape[1], -1, q_NHK.shape[2])
+    every_key = _by_head(kv_2GPCK)
     outputs = [
         _attend_alone(
             q_NGRK.narrow(0, one.first_row, one.num_rows),
-            *_keys_of(one, kv_2PCGK, every_key),
+            *_keys_of(one, kv_2GPCK, every_key),
             look_back=look_back if one.is_cut else None,
             bias=bias,
             scale=scale,
         )
         for one in reads.alone
     ]
-    outputs += [_attend_together(q_NGRK, kv_2PCGK, group, scale) for group in reads.groups]
+    outputs += [_attend_together(q_NGRK, kv_2GPCK, group, scale) for group in reads.groups]
     out_NHK = torch.cat(outputs).view(q_NHK.shape)
     return out_NHK if reads.order_N is None else out_NHK[reads.order_N]
 
 
-def _by_head(kv_2PCGK: Tensor) -> tuple[Tensor, Tensor]:
-    """All keys and values of some blocks, `[1, G, P·C, K]`: views where the blocks are one."""
-    k_1GSK, v_1GSK = kv_2PCGK.flatten(1, 2).transpose(1, 2)[:, None].unbind()
+def _by_head(kv_2GPCK: Tensor) -> tuple[Tensor, Tensor]:
+    """All keys and values of some blocks, `[1, G, P·C, K]`."""
+    k_1GSK, v_1GSK = kv_2GPCK.flatten(2, 3)[:, None].unbind()
     return k_1GSK, v_1GSK
 
 
 def _keys_of(
-    one: Alone, kv_2PCGK: Tensor, every_key: tuple[Tensor, Tensor]
+    one: Alone, kv_2GPCK: Tensor, every_key: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
     k_1GSK, v_1GSK = (
-        every_key if one.blocks is None else _by_head(kv_2PCGK.index_select(1, one.blocks))
+        every_key if one.blocks is None else _by_head(kv_2GPCK.index_select(2, one.blocks))
     )
     first, count = one.first_slot, one.num_keys
     return k_1GSK.narrow(2, first, count), v_1GSK.narrow(2, first, count)
@@ -86,7 +86,7 @@ def _attend_alone(
     return out_1HTK[0].transpose(0, 1).view(q_TGRK.shape)
 
 
-def _attend_together(q_NGRK: Tensor, kv_2PCGK: Tensor, group: Group, scale: float | None) -> Tensor:
+def _attend_together(q_NGRK: Tensor, kv_2GPCK: Tensor, group: Group, scale: float | None) -> Tensor:
     """`[B·T, G, R, K]`. The heads that share keys are but more rows of one head."""
     num_sequences, num_rows = group.rows_BT.shape
     q_BGRTK = q_NGRK[group.rows_BT].permute(0, 2, 3, 1, 4)
@@ -94,10 +94,10 @@ def _attend_together(q_NGRK: Tensor, kv_2PCGK: Tensor, group: Group, scale: floa
     if allowed is not None and num_rows > 1:
         allowed = allowed.repeat(1, 1, q_BGRTK.shape[2], 1)
     k_BGSK, v_BGSK = (
-        x_SGK.index_select(0, group.slots_BS.flatten())
-        .view(num_sequences, -1, *x_SGK.shape[1:])
-        .transpose(1, 2)
-        for x_SGK in kv_2PCGK.flatten(1, 2)
+        x_GSK.index_select(1, group.slots_BS.flatten())
+        .view(len(x_GSK), num_sequences, -1, x_GSK.shape[2])
+        .transpose(0, 1)
+        for x_GSK in kv_2GPCK.flatten(2, 3)
     )
     out_BGXK = scaled_dot_product_attention(
         q_BGRTK.flatten(2, 3), k_BGSK, v_BGSK, attn_mask=allowed, scale=scale

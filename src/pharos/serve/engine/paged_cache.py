@@ -23,7 +23,7 @@ class PagedCache:
 
     def __init__(self, kv: PagedKV, segments: Sequence[Segment]) -> None:
         self.length = max(segment.start for segment in segments)
-        self._layers_2PCGK = kv.layers_2PCGK
+        self._layers_2GPCK = kv.layers_2GPCK
         self._batch = FlatBatch(segments, block_size=kv.block_size, device=kv.device)
 
     def attend(
@@ -37,10 +37,9 @@ class PagedCache:
         bias: DistanceBias | None,
         scale: float | None,
     ) -> Tensor:
-        kv_2PCGK = self._layers_2PCGK[layer]
-        q_NHK, k_NGK, v_NGK = (x_BHTK[0].transpose(0, 1) for x_BHTK in (q_BHTK, k_BGTK, v_BGTK))
-        store(kv_2PCGK, k_NGK, v_NGK, self._batch)
-        out_NHK = paged_attention(q_NHK, kv_2PCGK, self._batch, mask=mask, bias=bias, scale=scale)
+        kv_2GPCK, q_NHK = self._layers_2GPCK[layer], q_BHTK[0].transpose(0, 1)
+        store(kv_2GPCK, k_BGTK[0], v_BGTK[0], self._batch)
+        out_NHK = paged_attention(q_NHK, kv_2GPCK, self._batch, mask=mask, bias=bias, scale=scale)
         return out_NHK.transpose(0, 1)[None]
 
     def advance(self, num_tokens: int) -> None:

@@ -5,7 +5,7 @@ them in the host's memory.
     kv.move([Move("out", device_block=7, host_block=0)])
 
 Which block belongs to whom the scheduler knows; here are only the tensors. Each layer has one,
-`[2, P, C, G, K]`, so that blocks that follow each other are one stretch of keys, and a view.
+`[2, G, P, C, K]`, so that in blocks that follow each other a head's keys are one stretch.
 
 Shapes: P blocks of C tokens, G key-value heads, K head width.
 """
@@ -51,19 +51,21 @@ class PagedKV:
         self.num_blocks, self.block_size = num_blocks, block_size
         self.num_host_blocks = num_host_blocks
         is_pinned = device is not None and device.type == "cuda"
-        self.layers_2PCGK: list[Tensor] = []
-        self.host_layers_2PCGK: list[Tensor] = []
+        self.layers_2GPCK: list[Tensor] = []
+        self.host_layers_2GPCK: list[Tensor] = []
         for shape in cached(shapes):
-            of_block = (block_size, shape.num_kv_heads, shape.head_dim)
-            layer = torch.empty(2, num_blocks, *of_block, dtype=dtype, device=device)
-            host = torch.empty(2, num_host_blocks, *of_block, dtype=dtype, pin_memory=is_pinned)
-            self.layers_2PCGK.append(layer)
-            self.host_layers_2PCGK.append(host)
-        self.device = self.layers_2PCGK[0].device
+            groups, of_block = shape.num_kv_heads, (block_size, shape.head_dim)
+            layer = torch.empty(2, groups, num_blocks, *of_block, dtype=dtype, device=device)
+            host = torch.empty(
+                2, groups, num_host_blocks, *of_block, dtype=dtype, pin_memory=is_pinned
+            )
+            self.layers_2GPCK.append(layer)
+            self.host_layers_2GPCK.append(host)
+        self.device = self.layers_2GPCK[0].device
 
     @property
     def num_bytes(self) -> int:
-        return sum(layer.nbytes for layer in self.layers_2PCGK + self.host_layers_2PCGK)
+        return sum(layer.nbytes for layer in self.layers_2GPCK + self.host_layers_2GPCK)
 
     def move(self, moves: Iterable[Move]) -> None:
         """Copy whole blocks between device and host, in the order given: one copy a layer for
@@ -72,12 +74,12 @@ class PagedKV:
             pairs = [(move.device_block, move.host_block) for move in group]
             on_device = torch.tensor([pair[0] for pair in pairs], device=self.device)
             on_host = torch.tensor([pair[1] for pair in pairs])
-            for layer, host in zip(self.layers_2PCGK, self.host_layers_2PCGK, strict=True):
+            for layer, host in zip(self.layers_2GPCK, self.host_layers_2GPCK, strict=True):
                 if direction == "out":
-                    host.index_copy_(1, on_host, layer.index_select(1, on_device).cpu())
+                    host.index_copy_(2, on_host, layer.index_select(2, on_device).cpu())
                 else:
-                    moved = host.index_select(1, on_host).to(self.device)
-                    layer.index_copy_(1, on_device, moved)
+                    moved = host.index_select(2, on_host).to(self.device)
+                    layer.index_copy_(2, on_device, moved)
 
 
 def cached(shapes: Sequence[AttentionShape]) -> list[AttentionShape]:
