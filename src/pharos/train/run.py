@@ -24,14 +24,12 @@ from torch import nn
 from pharos.adapt import Adapters, save_adapter
 from pharos.adapt.merged_folder import write_merged
 from pharos.core.errors import TrainingError
-from pharos.core.nouns import SamplingParams
-from pharos.data.rows import Rows, row_generator
+from pharos.data.rows import Rows
 from pharos.data.tokenizer import Tokenizer
 from pharos.models.checkpoint import read_config
 from pharos.models.describe import describe
 from pharos.models.dropout import set_dropout
 from pharos.models.family import Body, Model, Task
-from pharos.models.generation import Generation
 from pharos.models.heads import CausalLM
 from pharos.models.load import new_model
 from pharos.models.resolve import find_model
@@ -70,10 +68,12 @@ from pharos.train.rl.on_policy import OnPolicy
 from pharos.train.rl.ppo import PPO
 from pharos.train.rl.rollouts import Rollouts
 from pharos.train.runner import PipelinedRunner, Runner, ShardedRunner, StepRunner
+from pharos.train.samples import Sampler
 from pharos.train.schedules import Schedule
 from pharos.train.start import first_model
 from pharos.train.step import Step
 from pharos.train.step_zero import check_vocabulary
+from pharos.train.validation import validation_batches
 
 MODEL_FOLDER, ADAPTER_FOLDER, MERGED_FOLDER = "model", "adapter", "merged"
 PREPARATION_TIME = timedelta(days=1)
@@ -130,7 +130,6 @@ class Run:
         if recipe.model.dropout is not None:
             set_dropout(self.network, recipe.model.dropout)
         self._check_model(self.network, parts.task)
-        self._check_sample()
         self.task = parts.task
         # Of a frozen weight there is no gradient: two passes over it, not three.
         passes = 3 if recipe.adapter is None else 2
@@ -274,7 +273,15 @@ class Run:
 
         def evaluated(validation: Rows) -> Iterator[Sequence[Batch]]:
             if rollouts is None:
-                return self._validation(validation, micro, rows)
+                return validation_batches(
+                    validation,
+                    self.objective,
+                    wanted=config.evaluation_rows,
+                    micro_batch_size=micro,
+                    at_once=self.parallel.pipeline,
+                    ranks=rows,
+                    seed=recipe.seed,
+                )
             return rollouts.evaluation(validation, config.evaluation_rows or sys.maxsize)
 
         return Trainer(
@@ -287,7 +294,7 @@ class Run:
             batches=batches if rollouts is None else rollouts.loader,
             carried=rollouts,
             validation=(lambda: evaluated(validation)) if validation else None,
-            sample=self._sample if recipe.sample and not runner.is_sharded else None,
+            sample=self._sampler(runner, has_validation=bool(validation)),
             ranks=rows,
             runner=runner,
             flops_per_token=self.flops_per_token,
@@ -295,6 +302,30 @@ class Run:
             save_beside=self._save_beside,
             fingerprint=fingerprint(recipe),
             is_fresh=recipe.model.config is not None,
+        )
+
+    def _sampler(self, runner: Runner, *, has_validation: bool) -> Sampler | None:
+        """Who writes at each evaluation; if nobody can, that is told."""
+        if self.recipe.sample is None:
+            return None
+        reason = None
+        if not isinstance(self.network, CausalLM):
+            reason = "only a decoder continues texts"
+        elif runner.is_sharded:
+            reason = "no process has the whole model"
+        elif not has_validation:
+            reason = "samples are written when the run evaluates, and data.validation is 0"
+        if reason is not None:
+            self.say(f"sample is left out: {reason}")
+            return None
+        encode = self.chat.prompt_ids if self.chat else self.tokenizer.encode
+        prompts = [list(encode(prompt)) for prompt in self.recipe.sample.prompts]
+        return Sampler(
+            self.recipe.sample,
+            prompts,
+            self.tokenizer,
+            most=cast(CausalLM, self.network).body.max_positions,
+            seed=self.recipe.seed,
         )
 
     @property
@@ -365,72 +396,6 @@ class Run:
         return AdapterRunner(
             module, self.model, self.adapters, base=base, dtype=dtype, is_compiled=is_compiled
         )
-
-    def _validation(self, validation: Rows, micro: int, ranks: Ranks) -> Iterator[Sequence[Batch]]:
-        """Rows spread evenly over the set, the same each time, dealt to the ranks."""
-        wanted = self.recipe.training.evaluation_rows
-        count = len(validation) if wanted is None else min(wanted, len(validation))
-        at_once = micro * self.parallel.pipeline if self.parallel.pipeline > 1 else 1
-        count -= count % (ranks.world * at_once)
-        if not count:
-            raise TrainingError(
-                f"there are {len(validation)} rows to evaluate on, fewer than the "
-                f"{ranks.world * at_once} that are read at once; hold out more (data.validation)"
-            )
-        chosen = [i * len(validation) // count for i in range(count)][ranks.rank :: ranks.world]
-        for first in range(0, len(chosen), micro * self.parallel.pipeline):
-            rows = chosen[first : first + micro * self.parallel.pipeline]
-            yield [
-                self._validation_batch(validation, rows[i : i + micro])
-                for i in range(0, len(rows), micro)
-            ]
-
-    def _validation_batch(self, validation: Rows, rows: Sequence[int]) -> Batch:
-        seed = self.recipe.seed
-        return self.objective.collate(
-            [
-                self.objective.example(validation.row(i, 0), row_generator("evaluation", seed, i))
-                for i in rows
-            ]
-        )
-
-    def _sample_prompts(self) -> list[list[int]]:
-        assert self.recipe.sample is not None
-        encode = self.chat.prompt_ids if self.chat else self.tokenizer.encode
-        return [list(encode(prompt)) for prompt in self.recipe.sample.prompts]
-
-    def _check_sample(self) -> None:
-        """What cannot be sampled is found before hours of training."""
-        if self.recipe.sample is None:
-            return
-        if not isinstance(self.network, CausalLM):
-            self.say("sample is left out: only a decoder continues texts")
-            return
-        longest = max(map(len, self._sample_prompts()))
-        most = self.network.body.max_positions
-        if most is not None and longest >= most:
-            raise TrainingError(
-                f"sample.prompts: one has {longest} tokens, and the model {most} positions, which "
-                "leaves none to write in; shorten it"
-            )
-
-    def _sample(self, model: nn.Module) -> tuple[str, ...]:
-        section, tokenizer = self.recipe.sample, self.tokenizer
-        model = model.policy if isinstance(model, ActorCritic) else model
-        if section is None or not isinstance(model, CausalLM):
-            return ()
-        prompts = self._sample_prompts()
-        room = (model.body.max_positions or sys.maxsize) - max(map(len, prompts))
-        params = SamplingParams(
-            max_tokens=min(section.max_tokens, room),
-            temperature=section.temperature,
-            top_k=section.top_k,
-            seed=self.recipe.seed,
-        )
-        written: list[list[int]] = [list(prompt) for prompt in prompts]
-        for token in Generation(model, prompts, params, eos_ids=tokenizer.eos_ids):
-            written[token.sequence].append(token.id)
-        return tuple(tokenizer.decode(ids) for ids in written)
 
     # -- files
 
