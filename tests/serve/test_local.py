@@ -212,3 +212,17 @@ def test_a_gpu_that_is_not_there_is_refused(llama_folder: Path) -> None:
 def test_an_unknown_template_names_the_known_ones(llama_folder: Path) -> None:
     with pytest.raises(ValueError, match="'nosuch'; choose from alpaca, chatml"):
         load_local(llama_folder, template="nosuch")
+
+
+def test_eight_bit_weights_write_nearly_the_same(model: LocalModel, llama_folder: Path) -> None:
+    quantized = load_local(llama_folder, quantization="w8a8")
+    assert isinstance(quantized, LocalModel)
+    assert torch.int8 in {p.dtype for p in quantized.model.parameters()}
+    ids_BT = torch.tensor([model.text_ids(PROMPT)])
+    expected, found = model.model(ids_BT), quantized.model(ids_BT).float()
+    assert torch.cosine_similarity(found, expected, dim=-1).median() > 0.99
+
+
+def test_eight_bits_are_for_decoders(t5_folder: Path) -> None:
+    with pytest.raises(ModelError, match="no decoder, and w8a16 is for decoders; leave it out"):
+        load_local(t5_folder, quantization="w8a16")

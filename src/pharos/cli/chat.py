@@ -11,6 +11,7 @@ from pharos.cli.sampling import (
     DTypeOption,
     MaxTokensOption,
     MinPOption,
+    QuantizationOption,
     RepetitionOption,
     SeedOption,
     StopOption,
@@ -46,6 +47,7 @@ def chat(
     stop: StopOption = None,
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
+    quantization: QuantizationOption = None,
 ) -> None:
     """Talk with a model. A line is a message; piped in, each line is one too.
 
@@ -71,7 +73,9 @@ def chat(
         seed=seed,
         stop=tuple(stop or ()),
     )
-    model = load_local(name, template=template, dtype=dtype, device=device)
+    model = load_local(
+        name, template=template, dtype=dtype, device=device, quantization=quantization
+    )
     if isinstance(model, LocalSeq2Seq):
         raise typer.BadParameter(f"{model.name} rewrites texts; use pharos generate")
     model.prompt_ids([Message(role="user", content="")])  # no template: say so at once

@@ -16,6 +16,7 @@ from pharos.cli.sampling import (
     MaxTokensOption,
     MinPOption,
     PresenceOption,
+    QuantizationOption,
     RepetitionOption,
     SeedOption,
     StopOption,
@@ -83,6 +84,7 @@ def generate(
     ] = None,
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
+    quantization: QuantizationOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Continue a text, as the model would; the text is printed as it comes.
@@ -119,7 +121,7 @@ def generate(
     text = utf8(sys.stdin.buffer.read() if prompt == "-" else prompt)
     from pharos.serve.local import LocalSeq2Seq, load_local
 
-    model = load_local(name, dtype=dtype, device=device)
+    model = load_local(name, dtype=dtype, device=device, quantization=quantization)
     if isinstance(model, LocalSeq2Seq):
         refuse_for_seq2seq(model.name, params, trace)
         print_target(model, text, beams, max_tokens, as_json)

@@ -8,6 +8,14 @@ DTypeOption = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"],
     typer.Option("--dtype", help="What the weights are computed in; auto: as in the file."),
 ]
+QuantizationOption = Annotated[
+    Literal["w8a8", "w8a16"] | None,
+    typer.Option(
+        "--quantization",
+        show_default=False,
+        help="Eight-bit weights, on a CPU; w8a8: what they multiply too, the fastest.",
+    ),
+]
 DeviceOption = Annotated[
     str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, …; auto: a GPU if any.")
 ]

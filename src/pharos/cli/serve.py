@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pharos.cli.generate import ModelArgument
-from pharos.cli.sampling import DeviceOption, DTypeOption, TemplateOption
+from pharos.cli.sampling import DeviceOption, DTypeOption, QuantizationOption, TemplateOption
 
 if TYPE_CHECKING:
     from pharos.serve.engine.build import EngineConfig
@@ -58,6 +58,7 @@ def serve(
     ] = None,
     dtype: DTypeOption = "auto",
     device: DeviceOption = "auto",
+    quantization: QuantizationOption = None,
     max_model_len: Annotated[
         int | None,
         typer.Option(
@@ -152,6 +153,7 @@ def serve(
         prefix_cache=prefix_cache,
         dtype=dtype,
         device=device,
+        quantization=quantization,
         pooling=pooling,
     )
     http_config = HttpConfig(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from pharos.models.config import ModelConfig
@@ -46,6 +47,12 @@ class Model(nn.Module, ABC):
     stand in a checkpoint."""
 
     config: Any
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its hidden states are: the type of its norms, however its matrices are kept."""
+        vectors = (p for p in self.parameters() if p.ndim == 1 and p.is_floating_point())
+        return next(vectors).dtype
 
     @abstractmethod
     def weight_map(self, prefix: str) -> dict[str, Source]:

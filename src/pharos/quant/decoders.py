@@ -62,12 +62,16 @@ def convert_decoder(model: CausalLM, make: Callable[[nn.Linear], EightBitLinear]
             f"the embedding is a {type(table).__name__} already; convert the model before its "
             "adapters are loaded, and once"
         )
-    model.to(torch.bfloat16 if has_bf16() else torch.float32).requires_grad_(False)
+    if table.weight.device.type != "cpu":
+        raise ModelError(
+            f"the model is on {table.weight.device}; eight-bit linears are for CPUs: load it there, "
+            "or serve it in bfloat16"
+        )
+    dtype = torch.bfloat16 if has_bf16() else torch.float32
     swap_linears(model, lambda linear, _: cast(nn.Module, make(linear)), kept=KEPT)
     if model.lm_head is None:
-        head = make(linear_of(table))
-        model.body.embedding = EightBitEmbedding(head, table.weight.dtype)
-    return model
+        model.body.embedding = EightBitEmbedding(make(linear_of(table)), dtype)
+    return model.to(dtype).requires_grad_(False)
 
 
 def has_bf16() -> bool:

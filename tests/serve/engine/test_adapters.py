@@ -19,15 +19,17 @@ from pharos.adapt import (
     load_adapter,
     save_adapter,
 )
+from pharos.core import SamplingParams
 from pharos.core.errors import ModelError
 from pharos.models.doubles import tiny_llama
 from pharos.models.heads import CausalLM
 from pharos.models.load import new_model
-from pharos.quant import convert_bf16
+from pharos.quant import convert, convert_bf16
 from pharos.serve.engine.adapters import BASE, AdapterRegistry
+from pharos.serve.engine.build import EngineConfig, engine_over
 from pharos.serve.engine.paged_kv import PagedKV
 from pharos.serve.engine.plan import Part, Plan
-from pharos.serve.engine.request import Kind, Request, Sequence
+from pharos.serve.engine.request import Kind, Output, Request, Sequence
 from pharos.serve.engine.runner import Runner
 
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7], [2, 7, 1]]
@@ -259,3 +261,21 @@ def test_any_order_of_comings_and_goings_adds_up(folders: Folders) -> None:
     case = machine.TestCase
     case.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
     case("runTest").runTest()
+
+
+@pytest.mark.parametrize("method", ["w8a8", "w8a16"])
+def test_an_engine_over_eight_bit_weights_serves_adapters(folders: Folders, method: str) -> None:
+    model = convert(tiny_llama(), method)
+    engine = engine_over(model, None, EngineConfig(num_blocks=32, block_size=4))
+    engine.load_adapter("one", folders["one"])
+    names = ["one", None, "one", None]
+    for i, (name, prompt) in enumerate(zip(names, PROMPTS, strict=True)):
+        params = SamplingParams(max_tokens=6)
+        engine.add(Request(id=str(i), prompt=prompt, params=params, adapter=name))
+    written: dict[str, list[int]] = {}
+    while engine.has_work:
+        for news in engine.step():
+            assert isinstance(news, Output)
+            written.setdefault(news.request_id, []).extend(token.id for token in news.tokens)
+    assert sorted(written) == list("0123")
+    assert {len(ids) for ids in written.values()} == {6}

@@ -17,8 +17,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from pharos.adapt import Adapters, PromptTuningConfig, load_adapter
 from pharos.adapt.routing import check_routable
 from pharos.core.errors import ModelError
@@ -127,7 +125,7 @@ class AdapterRegistry:
     def _settle(self, own: str) -> int:
         """Ready to compute: in the type of the model, DoRA's lengths computed. Its bytes."""
         self._adapters.activate()
-        dtype = _compute_dtype(self._adapters.model)
+        dtype = self._adapters.model.dtype
         self._adapters.freeze(own)
         parts = [part.to(dtype) for part in self._adapters.parts(own)]
         return sum(p.nbytes for part in parts for p in part.parameters())
@@ -155,10 +153,3 @@ class AdapterRegistry:
 def _own_name(generation: int) -> str:
     """In the model: a name from outside may hold anything."""
     return f"generation-{generation}"
-
-
-def _compute_dtype(model: Model) -> torch.dtype:
-    """What the model's hidden states are: the type of its norms, whatever its linears are kept
-    in."""
-    vectors = (p for p in model.parameters() if p.ndim == 1 and p.is_floating_point())
-    return next(vectors).dtype

@@ -15,7 +15,7 @@ from pharos.serve.engine.paged_kv import PagedKV, free_memory, num_blocks_in
 from pharos.serve.engine.runner import Pooling, Runner
 from pharos.serve.engine.scheduler import Scheduler, SchedulerConfig
 from pharos.serve.engine.speculation import Speculation
-from pharos.serve.local import DType, LocalModel, load_local
+from pharos.serve.local import DType, LocalModel, Quantization, load_local
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 class EngineConfig:
     """Keys and values are kept in `num_blocks` blocks of `block_size` tokens (None: as many as
     there is memory for, and as sequences could fill), and in `num_host_blocks` of the host's memory
-    when those are wanted for others. `dtype` and `device` are those of `load_local`."""
+    when those are wanted for others. `dtype`, `device` and `quantization` are those of
+    `load_local`."""
 
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     block_size: int = 16
@@ -33,13 +34,16 @@ class EngineConfig:
     prefix_cache: bool = True
     dtype: DType = "auto"
     device: str = "auto"
+    quantization: Quantization | None = None
     pooling: Pooling = "last"
 
 
 def build_engine(name: str | Path, config: EngineConfig) -> Engine:
     """An engine over the model of that name (see `models.resolve.find_model`). Raises ModelError
     for what is not a decoder, and ValueError for what does not fit the model or the memory."""
-    loaded = load_local(name, dtype=config.dtype, device=config.device)
+    loaded = load_local(
+        name, dtype=config.dtype, device=config.device, quantization=config.quantization
+    )
     if not isinstance(loaded, LocalModel):
         raise ModelError(
             f"{loaded.name} is an encoder-decoder, and the engine is for decoders; run it with "
@@ -57,15 +61,14 @@ def engine_over(
 ) -> Engine:
     """An engine over a model that is loaded. Without a tokenizer, its outputs have no text."""
     scheduling = replace(config.scheduler, max_model_len=_max_len(model, config.scheduler))
-    weight = model.body.embedding.weight
     num_blocks = config.num_blocks or _num_blocks(model, scheduling, config)
     kv = PagedKV(
         model.body.attention_shapes(),
         num_blocks=num_blocks,
         block_size=config.block_size,
         num_host_blocks=config.num_host_blocks,
-        dtype=weight.dtype,
-        device=weight.device,
+        dtype=model.dtype,
+        device=model.body.embedding.weight.device,
     )
     pool = BlockPool(
         num_blocks,
@@ -98,13 +101,13 @@ def _max_len(model: CausalLM, config: SchedulerConfig) -> int | None:
 
 def _num_blocks(model: CausalLM, scheduling: SchedulerConfig, config: EngineConfig) -> int:
     """As many as the memory has room for, but no more than sequences could fill."""
-    weight, size = model.body.embedding.weight, config.block_size
+    size = config.block_size
     available = num_blocks_in(
-        free_memory(weight.device),
+        free_memory(model.body.embedding.weight.device),
         model.body.attention_shapes(),
         block_size=size,
         max_tokens=config.scheduler.max_model_len or size,
-        dtype=weight.dtype,
+        dtype=model.dtype,
     )
     longest = scheduling.max_model_len
     if longest is None:
