@@ -49,7 +49,7 @@ def fit_head(
         optimizer.zero_grad()
         each_N = cross_entropy(x @ weight.T + bias, label, reduction="none")
         total = (each_N * share_N).sum() + ridge * weight.square().sum() / 2
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         return total
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
