@@ -19,7 +19,7 @@ from pharos.train.objectives import Vocabulary, new_objective
 from pharos.train.objectives.preference import DPO
 from pharos.train.prompt_data import FOR_PROMPTS, prompt_data
 from pharos.train.recipe import Recipe, RecordData, TextData, data_fingerprint
-from pharos.train.record_data import check_keys, record_data
+from pharos.train.record_data import record_data
 from pharos.train.reference_data import with_reference
 from pharos.train.text_data import TOKENIZER_FILE, Data, Preparation, text_data
 
@@ -67,7 +67,6 @@ class Parts:
         else:
             tokenizer = _tokenizer(recipe, None)
             objective = _objective(recipe, tokenizer)
-            check_keys(data, name)
             if name in (*CONVERSATIONAL, *FOR_PROMPTS):
                 data = _with_pairs(recipe, data, say)
                 return cls._of_conversations(recipe, data, tokenizer, objective)
