@@ -22,8 +22,6 @@ from pharos.serve.engine.request import Grammar
 
 Library = Literal["llguidance", "xgrammar"]
 Ending = Literal["valid", "invalid", "unfinished", "refused", "failed"]
-CLOSING_AFTER = 20
-"""Tokens, from which on those that close something are likelier."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,8 +90,13 @@ class Theirs:
 
 
 @cache
+def loaded(folder: Path) -> Tokenizer:
+    return Tokenizer.load(folder)
+
+
+@cache
 def compile_with(library: Library, folder: Path) -> Callable[[str], Output]:
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = loaded(folder)
     return ours(tokenizer) if library == "llguidance" else xgrammars(tokenizer)
 
 
@@ -124,7 +127,7 @@ def xgrammars(tokenizer: Tokenizer) -> Callable[[str], Output]:
 
 def walk(task: Task) -> Walk:
     compile_ = compile_with(task.library, task.tokenizer)
-    tokenizer = Tokenizer.load(task.tokenizer)
+    tokenizer = loaded(task.tokenizer)
     started = time.process_time()
     try:
         output = compile_(task.schema)
@@ -144,7 +147,7 @@ def written(
     output: Output, tokenizer: Tokenizer, most: int, mask_s: list[float]
 ) -> list[int] | None:
     """The tokens of a finished output; how long each mask took goes into `mask_s`."""
-    favour_V = closing(tokenizer)
+    is_closing_V = closing(tokenizer)
     draws = np.random.default_rng(0)
     mask_1W = new_mask(1, tokenizer.vocab_size)
     ids: list[int] = []
@@ -154,34 +157,23 @@ def written(
         started = time.process_time()
         output.fill(mask_1W)
         mask_s.append(time.process_time() - started)
-        ids.append(drawn(mask_1W[0], favour_V, tokenizer.eos_ids, draws, len(ids)))
+        legal_V = np.unpackbits(mask_1W[0].view(np.uint8), bitorder="little")
+        legal = np.flatnonzero(legal_V[: tokenizer.vocab_size])
+        if not len(legal):
+            raise RuntimeError("nothing is legal, and the output is not over")
+        ends = legal[np.isin(legal, tokenizer.eos_ids)]
+        nearer = legal[is_closing_V[legal]] if draws.random() < len(ids) / 100 else ends
+        ids.append(int(draws.choice(next(filter(len, (ends, nearer, legal))))))
         output.accept(ids[-1])
     return ids
 
 
-def drawn(
-    mask_W: NDArray[np.int32],
-    favour_V: NDArray[np.float64],
-    eos_ids: tuple[int, ...],
-    draws: np.random.Generator,
-    step: int,
-) -> int:
-    """An end where one is legal; else a random token, short ones and closing ones first."""
-    legal_V = np.unpackbits(mask_W.view(np.uint8), bitorder="little")[: len(favour_V)].astype(bool)
-    if not legal_V.any():
-        raise RuntimeError("nothing is legal, and the output is not over")
-    for id_ in eos_ids:
-        if legal_V[id_]:
-            return id_
-    scores_V = draws.gumbel(size=len(favour_V)) + favour_V * (step > CLOSING_AFTER)
-    return int(np.where(legal_V, scores_V, -np.inf).argmax())
-
-
 @cache
-def closing(tokenizer: Tokenizer) -> NDArray[np.float64]:
-    texts = [tokenizer.text_of(id_) for id_ in range(tokenizer.vocab_size)]
+def closing(tokenizer: Tokenizer) -> NDArray[np.bool_]:
+    """Tokens that close something, of which more are drawn as the output grows."""
     pattern = re.compile(r'[\w.]*["}\]]')
-    return np.array([6.0 * bool(pattern.match(text)) - 0.2 * len(text) for text in texts])
+    texts = [tokenizer.text_of(id_) for id_ in range(tokenizer.vocab_size)]
+    return np.array([pattern.match(text) is not None for text in texts])
 
 
 def judged(schema: str, text: str | None) -> tuple[Ending, str]:

@@ -20,6 +20,7 @@ from pharos.data.tokenizer import Tokenizer
 from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
 from pharos.models.doubles import tiny_llama
 from pharos.serve.engine.block_pool import BlockPool
+from pharos.serve.engine.draft_model import DraftModelProposer
 from pharos.serve.engine.engine import Engine
 from pharos.serve.engine.grammar import (
     GrammarCompiler,
@@ -449,16 +450,21 @@ def test_a_tokenizer_of_words_is_refused() -> None:
 # With the engine
 
 
+def runner_of(tokenizer: Tokenizer) -> Runner:
+    model = tiny_llama(vocab_size=tokenizer.vocab_size)
+    kv = PagedKV(model.body.attention_shapes(), num_blocks=400, block_size=4)
+    return Runner(model, kv)
+
+
 def written(
     tokenizer: Tokenizer, compiler: GrammarCompiler, proposer: Proposer | None
 ) -> tuple[dict[str, Output], Engine]:
     """What a model of random weights writes under each schema, warm and greedy."""
-    model = tiny_llama(vocab_size=tokenizer.vocab_size)
-    kv = PagedKV(model.body.attention_shapes(), num_blocks=400, block_size=4)
+    runner = runner_of(tokenizer)
     always = AdaptiveLength(most=4, cost=0.01, max_batch=100)
     engine = Engine(
         Scheduler(SchedulerConfig(max_num_seqs=8), BlockPool(400, 4)),
-        Runner(model, kv),
+        runner,
         tokenizer=tokenizer,
         compiler=compiler,
         speculation=None if proposer is None else Speculation(proposer, always),
@@ -505,3 +511,11 @@ def test_drafts_change_nothing_under_a_grammar(
         key: out.text for key, out in plain.items()
     }
     assert 0 < engine.stats.num_accepted_tokens < engine.stats.num_draft_tokens
+
+
+def test_a_model_foresees_itself_under_a_grammar(
+    tokenizer: Tokenizer, compiler: GrammarCompiler
+) -> None:
+    drafts = DraftModelProposer(runner_of(tokenizer), vocab_size=tokenizer.vocab_size)
+    _, engine = written(tokenizer, compiler, drafts)
+    assert engine.stats.num_accepted_tokens > 0.95 * engine.stats.num_draft_tokens > 50

@@ -10,12 +10,17 @@ each sequence has a shadow, a `Sequence` with the same request that goes on with
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pharos.serve.engine.block_pool import BlockPool
+from pharos.serve.engine.grammar import MaskFiller, new_mask
 from pharos.serve.engine.plan import Part, Plan
 from pharos.serve.engine.request import Sequence
 from pharos.serve.engine.runner import Runner
-from pharos.serve.engine.sampler import Sampler, rows_of
+from pharos.serve.engine.sampler import Row, Sampler, rows_of
 from pharos.serve.engine.speculation import count_right
 
 MAX_READ = 2048
@@ -38,6 +43,7 @@ class DraftModelProposer:
         self._max_read = max_read
         self._pool = BlockPool(runner.kv.num_blocks, runner.kv.block_size, prefix_cache=False)
         self._sampler = Sampler()
+        self._filler = MaskFiller()
         self._shadows: dict[Sequence, Sequence] = {}
         self._num_known: dict[Sequence, int] = {}
 
@@ -64,19 +70,20 @@ class DraftModelProposer:
         if shadow is not None:
             self._pool.free(shadow)
             self._sampler.forget(shadow)
-            del self._num_known[sequence]
+            del self._num_known[shadow]
 
     def _followed(self, sequence: Sequence) -> Sequence:
         """The shadow of a sequence, with its tokens. What was computed of right drafts stays."""
         shadow = self._shadows.get(sequence)
         if shadow is None:
             shadow = Sequence(sequence.request, sequence.arrival, list(sequence.tokens))
+            shadow.grammar = sequence.grammar
             self._shadows[sequence] = shadow
-        known = self._num_known.get(sequence, 0)
+        known = self._num_known.get(shadow, 0)
         num_right = known + count_right(shadow.tokens[known:], sequence.tokens[known:])
         shadow.num_computed = min(shadow.num_computed, num_right, len(sequence.tokens) - 1)
         shadow.tokens[num_right:] = sequence.tokens[num_right:]
-        self._num_known[sequence] = len(sequence.tokens)
+        self._num_known[shadow] = len(sequence.tokens)
         self._sampler.forget(shadow)
         return shadow
 
@@ -99,12 +106,28 @@ class DraftModelProposer:
         """One token more for each, if all before it are read by now; those that got one."""
         plan = Plan(self._parts(shadows))
         rows = rows_of(plan)
-        tokens = self._sampler.sample(self._runner.run(plan), rows)
+        tokens = self._sampler.sample(self._runner.run(plan), rows, self._masks(rows))
         for shadow, _, num_tokens, _ in plan.parts:
             shadow.num_computed += num_tokens
         for row, token in zip(rows, tokens, strict=True):
             row.sequence.tokens.append(token.id)
         return [row.sequence for row in rows]
+
+    def _masks(self, rows: Seq[Row]) -> NDArray[np.int32] | None:
+        """What grammars allow after the drafts so far: a guess that breaks one is never right."""
+        shadows = [row.sequence for row in rows]
+        if all(shadow.grammar is None for shadow in shadows):
+            return None
+        drafts = [shadow.tokens[self._num_known[shadow] :] for shadow in shadows]
+        ends = list(accumulate(1 + len(each) for each in drafts))
+        asked = [
+            (end - 1 - len(each), shadow.grammar, each)
+            for end, shadow, each in zip(ends, shadows, drafts, strict=True)
+            if shadow.grammar is not None
+        ]
+        mask_RW = new_mask(ends[-1], self._runner.model.config.vocab_size)
+        self._filler.begin(asked, mask_RW).result()
+        return mask_RW[[end - 1 for end in ends]]
 
     def _parts(self, shadows: Seq[Sequence]) -> list[Part]:
         """What is read in a pass: first those of which little is left."""
