@@ -266,7 +266,7 @@ def test_a_second_run_does_not_write_over_the_first(folder: Path, tmp_path: Path
 
 def test_another_recipe_does_not_go_on_with_a_run(folder: Path, tmp_path: Path) -> None:
     train(recipe(folder, tmp_path), stop_at=3)
-    with pytest.raises(TrainingError, match="made by another recipe"):
+    with pytest.raises(TrainingError, match=r"made with optimizer.lr .* \(now 0.0001\)"):
         train(recipe(folder, tmp_path, optimizer={"lr": 1e-4}), resume=True)
 
 

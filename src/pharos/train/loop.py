@@ -43,6 +43,9 @@ from pharos.train.step import Step
 from pharos.train.step_zero import check_first_step
 from pharos.train.watchdog import Watchdog
 
+MOST_TOLD = 3
+"""Changed settings that an error names."""
+
 
 class Carried(Protocol):
     """What goes from one step to the next and is neither a weight nor the optimizer's: rollouts
@@ -59,7 +62,7 @@ class Trainer:
     model, to be read. `carried` is what else goes from step to step, and into checkpoints
     (rollouts). `flops_per_token` is of a forward and a backward pass, for the share of the devices'
     peak that is reached (MFU). `save_beside` puts into a checkpoint what belongs to the model
-    besides (its tokenizer). Checkpoints are resumed only where the `fingerprint` is the same."""
+    besides (its tokenizer). Checkpoints are resumed only with the same `settings`."""
 
     def __init__(
         self,
@@ -79,7 +82,7 @@ class Trainer:
         flops_per_token: float = 0.0,
         seed: int = 0,
         save_beside: Callable[[Path], None] = lambda folder: None,
-        fingerprint: str = "",
+        settings: Mapping[str, str] | None = None,
         is_fresh: bool = True,
         carried: Carried | None = None,
     ) -> None:
@@ -88,7 +91,7 @@ class Trainer:
         self.batches, self.validation, self.sample = batches, validation, sample
         self.ranks = ranks or Ranks.of_world()
         self.observers = list(observers) if self.ranks.is_first else []
-        self.output, self.fingerprint = output, fingerprint
+        self.output, self.settings = output, dict(settings or {})
         self.save_beside, self.is_fresh = save_beside, is_fresh
         self.carried = carried
         self.device = next(model.parameters()).device
@@ -318,7 +321,7 @@ class Trainer:
             "step": self.step,
             "tokens": self.tokens,
             "best": self.best,
-            "fingerprint": self.fingerprint,
+            "settings": self.settings,
             "optimizer": None if self.runner.is_sharded else self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
@@ -332,11 +335,7 @@ class Trainer:
         if folder is None:
             return False
         state = load_state(folder)
-        if state["fingerprint"] != self.fingerprint:
-            raise TrainingError(
-                f"{folder} was made by another recipe; resume with the recipe.yaml beside its "
-                "folder, or name another output"
-            )
+        self._check_same(state["settings"], folder)
         if self.runner.is_sharded != is_sharded_checkpoint(folder):
             form = "whole" if self.runner.is_sharded else "in pieces"
             raise TrainingError(
@@ -356,6 +355,20 @@ class Trainer:
         self.step, self.tokens = state["step"], state["tokens"]
         self.best = state["best"] and tuple(state["best"])
         return True
+
+    def _check_same(self, before: Mapping[str, str], folder: Path) -> None:
+        """Another recipe would go on to other weights than either."""
+        ours = self.settings
+        changed = [key for key in {**before, **ours} if before.get(key) != ours.get(key)]
+        if changed:
+            told = ", ".join(
+                f"{key} {before.get(key, 'not given')} (now {ours.get(key, 'not given')})"
+                for key in changed[:MOST_TOLD]
+            )
+            raise TrainingError(
+                f"{folder} was made with {told}; resume with the recipe.yaml beside its folder, or "
+                "name another output"
+            )
 
     def _save_and_tell(self) -> None:
         folder = self.save()

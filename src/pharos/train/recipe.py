@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -273,8 +273,8 @@ def read_recipe(raw: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-def fingerprint(recipe: Recipe) -> str:
-    """Equal for recipes that train the same weights, step by step."""
+def decisive(recipe: Recipe) -> dict[str, str]:
+    """The settings that decide which weights are trained, step by step, by their keys."""
     told = {
         key: value
         for key, value in asdict(recipe).items()
@@ -282,8 +282,16 @@ def fingerprint(recipe: Recipe) -> str:
     }
     harmless = HARMLESS - NEGATIVES if recipe.objective["name"] in CONTRASTIVE else HARMLESS
     told["training"] = {k: v for k, v in told["training"].items() if k not in harmless}
-    text = json.dumps(told, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return dict(_flat("", told))
+
+
+def _flat(where: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Each setting that is given, with its key."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(f"{where}.{key}" if where else str(key), inner)
+    elif value is not None:
+        yield where, str(value)
 
 
 def data_fingerprint(recipe: Recipe) -> str:

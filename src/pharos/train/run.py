@@ -59,7 +59,7 @@ from pharos.train.ranks import Ranks
 from pharos.train.recipe import (
     Recipe,
     TextData,
-    fingerprint,
+    decisive,
     model_config,
 )
 from pharos.train.report import write_report
@@ -300,7 +300,7 @@ class Run:
             flops_per_token=self.flops_per_token,
             seed=recipe.seed,
             save_beside=self._save_beside,
-            fingerprint=fingerprint(recipe),
+            settings=decisive(recipe),
             is_fresh=recipe.model.config is not None,
         )
 
