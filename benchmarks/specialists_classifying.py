@@ -3,8 +3,11 @@
 Needs scikit-learn in the interpreter for that column.
 """
 
+import random
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,18 +24,24 @@ from recipes.specialists.injection import ATTACK
 from recipes.specialists.router import OUT_OF_SCOPE
 from recipes.specialists.squad import Measure, prepared, rarity_of, read_jsonl
 
+from pharos.core import Embedder
 from pharos.core.findings import Specialists
 from pharos.data.examples import label_names
-from pharos.data.records import read_records
+from pharos.data.records import Record, read_records
 from pharos.data.tokenizer import Tokenizer
 from pharos.models.encoder_heads import EncoderHead
 from pharos.models.load import load_model
 from pharos.models.resolve import DEFAULT_ENCODER, find_model
+from pharos.specialists import SentenceEncoder, load_shared_encoder
+from pharos.specialists.adapter_features import AdapterFeatures
+from pharos.specialists.router import Router
 from pharos.specialists.shared_encoder import merged_head
 
 Scores = NDArray[np.float64]
 FALSE_POSITIVES = 0.01
 BATCH = 64
+FEW = 10
+MAX_TOKENS = 128
 
 
 # -- baseline
@@ -145,13 +154,81 @@ def balanced_accuracy(said: NDArray[Any], labels: NDArray[Any]) -> float:
 
 
 def router_figures(runs: Path, records: Path, data: Path) -> Iterator[Figure]:
-    """Of every trained router that there is: LoRA and full fine-tuning."""
+    """A router over the vectors of the sentence encoder, of few examples and of all; and each that
+    was trained, with LoRA or in full: its own classifier and, of adapters, a router over its
+    vectors."""
+    shared = load_shared_encoder()
+    encoder = SentenceEncoder(shared, max_tokens=MAX_TOKENS)
+    for few in (FEW, None):
+        system = "vectors" if few is None else f"vectors, {few} each"
+        yield from routed_figures(system, encoder, records, data, few=few)
     for run in sorted(runs.glob("router_*")):
+        if (run / "adapter").is_dir():
+            of_adapter = AdapterFeatures(shared, run / "adapter", max_tokens=MAX_TOKENS)
+            yield from routed_figures(f"{run.name}, vectors", of_adapter, records, data)
         if (run / "adapter").is_dir() or (run / "model").is_dir():
             is_clinc = "clinc150" in run.name
             yield from clinc_figures(run, records) if is_clinc else banking_figures(run, data)
-    if (records / "clinc150_train.jsonl").is_file():
-        yield from baseline_figures(records, data)
+    yield from baseline_figures(records, data)
+
+
+def routed_figures(
+    system: str, embedder: Embedder, records: Path, data: Path, *, few: int | None = None
+) -> Iterator[Figure]:
+    """Of a router over vectors, on the sets that the vectors are for."""
+    if "banking77" not in system:
+        yield from routed_clinc(system, embedder, records, few)
+    if "clinc150" not in system:
+        yield from routed_banking(system, embedder, data, few)
+
+
+def routed_clinc(
+    system: str, embedder: Embedder, records: Path, few: int | None
+) -> Iterator[Figure]:
+    train = some_of(read_records(records / "clinc150_train.jsonl"), "label", few)
+    test = read_records(records / "clinc150_test.jsonl")
+    texts = [record["text"] for record in test]
+    router = Router.train(pairs_of(train, "label"), embedder)
+    found = router.route_all(texts)
+    true = np.array([record["label"] for record in test])
+    in_scope = true != OUT_OF_SCOPE
+    is_right = np.array([route.intent for route in found])[in_scope] == true[in_scope]
+    p = np.array([route.probability for route in found])[in_scope]
+    belongs = np.array([route.in_scope for route in found])
+    told = partial(measured, "router", "CLINC150")
+    yield told("in-scope accuracy", system, mean, is_right.astype(float))
+    yield told("AUROC of scope", system, auroc, belongs, in_scope)
+    yield told("ECE", system, calibration_error, p, is_right)
+    yield latency(system, router, texts[:300])
+
+
+def routed_banking(
+    system: str, embedder: Embedder, data: Path, few: int | None
+) -> Iterator[Figure]:
+    train = some_of(read_records(data / "banking77" / "train.csv"), "category", few)
+    test = read_records(data / "banking77" / "test.csv")
+    router = Router.train(pairs_of(train, "category"), embedder)
+    found = router.route_all([record["text"] for record in test])
+    true = np.array([record["category"] for record in test])
+    is_right = np.array([route.intent for route in found]) == true
+    p = np.array([route.probability for route in found])
+    told = partial(measured, "router", "BANKING77")
+    yield told("accuracy", system, mean, is_right.astype(float))
+    yield told("ECE", system, calibration_error, p, is_right)
+
+
+def pairs_of(records: Sequence[Record], column: str) -> list[tuple[str, str]]:
+    return [(r["text"], r[column]) for r in records if r[column] != OUT_OF_SCOPE]
+
+
+def some_of(records: Sequence[Record], column: str, few: int | None) -> list[Record]:
+    """At most `few` examples of each label, drawn at random."""
+    if few is None:
+        return list(records)
+    by_label: dict[str, list[Record]] = defaultdict(list)
+    for record in random.Random(0).sample(list(records), len(records)):
+        by_label[record[column]].append(record)
+    return [record for some in by_label.values() for record in some[:few]]
 
 
 def clinc_figures(run: Path, records: Path) -> Iterator[Figure]:
@@ -163,7 +240,6 @@ def clinc_figures(run: Path, records: Path) -> Iterator[Figure]:
     known = np.array([name != OUT_OF_SCOPE for name in labels])
     true = np.array([record["label"] for record in test])
     yield from scope_figures(run.name, logits, np.array(labels), known, true)
-    yield latency(run.name, head, [record["text"] for record in test[:200]])
 
 
 def scope_figures(
@@ -245,11 +321,11 @@ def logits_of(head: EncoderHead, texts: Sequence[str]) -> Scores:
     return np.stack([found[i] for i in range(len(texts))])
 
 
-def latency(system: str, head: EncoderHead, texts: Sequence[str]) -> Figure:
+def latency(system: str, router: Router, texts: Sequence[str]) -> Figure:
     milliseconds = []
     for text in texts:
         started = time.perf_counter()
-        logits_of(head, [text])
+        router.route(text)
         milliseconds.append((time.perf_counter() - started) * 1000)
     taken = np.array(milliseconds)
     return measured("router", "CLINC150", "one query, P95, ms", system, percentile_95, taken)
