@@ -205,7 +205,8 @@ def test_every_block_can_be_had_and_none_twice(
     used: list[int] = []
     for choice, number in choices:
         if choice < 2 and len(available):
-            block, emptied = available.take(used[number % len(used)] if used else None)
+            after = used[number % len(used)] if used else None
+            block, emptied = available.take(after, 1 + number % 5)
             assert block not in used
             assert all(other == block or other in available.free for other in emptied)
             used.append(block)
@@ -218,6 +219,17 @@ def test_every_block_can_be_had_and_none_twice(
     while len(available):
         used.append(available.take(None)[0])
     assert sorted(used) == list(range(num_blocks))
+
+
+def test_in_a_full_pool_what_is_long_fills_a_gap_and_what_is_short_leaves_room_to_grow() -> None:
+    available = AvailableBlocks(16, 8)
+    for _ in range(16):
+        available.take(None)
+    for block in range(2, 8):
+        available.give(block, is_cached=False)
+    assert available.take(None, 1) == (4, [])
+    available.give(4, is_cached=False)
+    assert available.take(None, 6) == (2, [])
 
 
 def test_what_holds_nothing_is_taken_before_what_is_cached() -> None:

@@ -31,13 +31,14 @@ class AvailableBlocks:
     def __len__(self) -> int:
         return len(self.free) + len(self.cached)
 
-    def take(self, after: int | None) -> tuple[int, list[int]]:
-        """A block for a sequence whose last one is `after`, and the cached blocks that are free
-        from now on (it may be one of them): what they hold must be saved first."""
+    def take(self, after: int | None, wanted: int = 1) -> tuple[int, list[int]]:
+        """A block for a sequence whose last one is `after` and that needs `wanted` now, and the
+        cached blocks that are free from now on (it may be one of them): what they hold must be
+        saved first."""
         if after is not None and after + 1 in self.free:
             self.remove(after + 1)
             return after + 1, []
-        stretch = self._best_stretch()
+        stretch = self._best_stretch(wanted)
         emptied = [block for block in stretch if block in self.cached]
         for block in emptied:
             del self.cached[block]
@@ -79,7 +80,7 @@ class AvailableBlocks:
             where = [number for number, groups in enumerate(self._shared) if group in groups]
             assert where == ([] if is_unused or not count else [count])
 
-    def _best_stretch(self) -> list[int]:
+    def _best_stretch(self, wanted: int) -> list[int]:
         """Neighbours to begin with."""
         if self._with_free:
             return self._stretch(next(iter(self._with_free)), self.free)
@@ -87,7 +88,7 @@ class AvailableBlocks:
             return list(self._group(next(iter(self._all_cached))))
         groups = next(groups for groups in reversed(self._shared) if groups)
         stretch = self._stretch(next(iter(groups)), self.free, self.cached)
-        return stretch[len(stretch) // 2 :]
+        return stretch[max(0, len(stretch) - wanted) // 2 :]
 
     def _stretch(self, group: int, *among: dict[int, None]) -> list[int]:
         """The longest run of a group's blocks that are in one of `among`."""

@@ -128,17 +128,17 @@ class BlockPool:
 
     def grow(self, sequence: Sequence, num_tokens: int) -> None:
         """Makes room for `num_tokens` tokens in all."""
-        while len(sequence.blocks) < self.blocks_for(num_tokens):
-            sequence.blocks.append(self._allocate(sequence))
+        for wanted in range(self.blocks_for(num_tokens) - len(sequence.blocks), 0, -1):
+            sequence.blocks.append(self._allocate(sequence, wanted))
 
     def publish(self, sequence: Sequence, start: int) -> None:
         """Lets others share the blocks that were filled by computing the tokens from `start` to
         `num_computed`. Where another block is published under the same key, that one stays."""
-        if not self.prefix_cache:
+        filled = range(start // self.block_size, sequence.num_computed // self.block_size)
+        if not (self.prefix_cache and filled):
             return
-        full = sequence.num_computed // self.block_size
-        extend_keys(sequence, self.block_size, full)
-        for index in range(start // self.block_size, full):
+        extend_keys(sequence, self.block_size, filled.stop)
+        for index in filled:
             self._publish(sequence.blocks[index], sequence, index)
 
     def free(self, sequence: Sequence) -> None:
@@ -202,9 +202,9 @@ class BlockPool:
             self._keys[block] = key
             self._tokens[block] = self._tokens_of(sequence, index)
 
-    def _allocate(self, sequence: Sequence) -> int:
+    def _allocate(self, sequence: Sequence, wanted: int = 1) -> int:
         after = sequence.blocks[-1] if sequence.blocks else None
-        block, emptied = self._available.take(after)
+        block, emptied = self._available.take(after, wanted)
         for other in emptied:
             self._move_out(other)
         self._references[block] = 1
