@@ -4,7 +4,7 @@ Newton's method would need a matrix of (classes x width) squared, so L-BFGS mini
 
     mean of -log softmax(X Wᵀ + b)[y] + ridge · |W|² / 2
 
-over float64; it is convex, so the result does not depend on where it begins. Classes count alike,
+in float32; it is convex, so the result does not depend on where it begins. Classes count alike,
 however many examples each has.
 
 Shapes: N examples, D width, C classes.
@@ -35,12 +35,12 @@ def fit_head(
     x_ND: NDArray[np.floating], label_N: NDArray[np.intp], num_classes: int, *, ridge: float
 ) -> LogisticHead:
     """Examples whose vectors are `x_ND` are of the classes `label_N`."""
-    x = torch.from_numpy(np.ascontiguousarray(x_ND, dtype=np.float64))
+    x = torch.from_numpy(np.ascontiguousarray(x_ND, dtype=np.float32))
     label = torch.from_numpy(label_N.astype(np.int64))
     counts_C = torch.bincount(label, minlength=num_classes).clamp(min=1)
-    share_N = (1.0 / (counts_C * num_classes))[label].double()
-    weight = torch.zeros(num_classes, x.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(num_classes, dtype=torch.float64, requires_grad=True)
+    share_N = (1.0 / (counts_C * num_classes))[label].float()
+    weight = torch.zeros(num_classes, x.shape[1], dtype=torch.float32, requires_grad=True)
+    bias = torch.zeros(num_classes, dtype=torch.float32, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [weight, bias], max_iter=MAX_ITERATIONS, line_search_fn="strong_wolfe"
     )
@@ -53,4 +53,4 @@ def fit_head(
         return total
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    return LogisticHead(weight.detach().numpy(), bias.detach().numpy())
+    return LogisticHead(weight.detach().double().numpy(), bias.detach().double().numpy())
