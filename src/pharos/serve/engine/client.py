@@ -57,6 +57,10 @@ class EngineClient:
         await self._engine.start()
         self._heard_s = self._clock()
 
+    async def until_ready(self) -> None:
+        """Returns at once while the engine runs, else when it runs again."""
+        await self._engine.until_ready()
+
     async def stop(self) -> None:
         """Ends the engine. Requests that still run end with an error."""
         await self._engine.stop()
@@ -71,13 +75,14 @@ class EngineClient:
     async def generate(self, request: Request) -> AsyncGenerator[Output, None]:
         """The outputs of a request, up to the one with a `finish_reason`. Closing the generator
         aborts it. Raises ValueError for a request that can never be answered."""
-        if request.id in self._mailboxes:
-            raise ValueError(f"a request {request.id!r} runs already; give each an id of its own")
         if self._engine.ready is None:
-            yield _failure(request.id, self._engine.reason)
+            yield replace(_failure(self._engine.reason), request_id=request.id)
             return
-        mailbox = self._mailboxes[request.id] = _Mailbox()
-        self._engine.send(Add(request))
+        # A name of our own: by its own, what is still under way of a request that was closed could
+        # be taken for the news of another.
+        id_ = f"{next(self._numbers)}:{request.id}"
+        mailbox = self._mailboxes[id_] = _Mailbox()
+        self._engine.send(Add(replace(request, id=id_)))
         is_over = False
         try:
             while not is_over:
@@ -85,11 +90,11 @@ class EngineClient:
                 is_over = _is_last(news)
                 if isinstance(news, Refusal):
                     raise ValueError(news.reason)
-                yield news
+                yield replace(news, request_id=request.id)
         finally:
-            del self._mailboxes[request.id]
+            del self._mailboxes[id_]
             if not is_over:
-                self._engine.send(Abort(request.id))
+                self._engine.send(Abort(id_))
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Raises ValueError for an adapter that does not fit the model."""
@@ -139,8 +144,8 @@ class EngineClient:
 
     def _fail_all(self, reason: str) -> None:
         self._stats = EngineStats()
-        for request_id, mailbox in self._mailboxes.items():
-            mailbox.put(_failure(request_id, reason))
+        for mailbox in self._mailboxes.values():
+            mailbox.put(_failure(reason))
         for answer in self._calls.values():
             answer.set_exception(ModelError(f"the engine has ended: {reason}"))
 
@@ -177,12 +182,9 @@ def _is_last(news: News) -> bool:
     return isinstance(news, Refusal) or news.finish_reason is not None
 
 
-def _failure(request_id: str, reason: str) -> Output:
-    return Output(
-        request_id=request_id,
-        finish_reason="error",
-        error=f"the engine does not run: {reason}",
-    )
+def _failure(reason: str) -> Output:
+    error = f"the engine does not run: {reason}"
+    return Output(request_id="", finish_reason="error", error=error)
 
 
 def _settle(answer: "asyncio.Future[None]", error: str | None) -> None:

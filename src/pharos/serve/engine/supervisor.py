@@ -41,6 +41,7 @@ class Supervisor:
         self._on_end = on_end
         self._wait_s = wait_s
         self._connection: Connection | None = None
+        self._is_ready = asyncio.Event()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -60,6 +61,10 @@ class Supervisor:
         except ModelError:
             await self.stop()
             raise
+
+    async def until_ready(self) -> None:
+        """Returns at once while the engine runs, else when it runs again."""
+        await self._is_ready.wait()
 
     async def stop(self) -> None:
         """Ends the engine after the step that it is at; one whose step takes too long is killed."""
@@ -87,6 +92,7 @@ class Supervisor:
         connection = self._connection = self._host.start()
         last_words = await self._listen(connection, first)
         was_ready, self.ready, self._connection = self.ready is not None, None, None
+        self._is_ready.clear()
         self.reason = last_words or "it has ended without a word"
         self._on_end(self.reason)
         connection.close()
@@ -107,6 +113,7 @@ class Supervisor:
             match reported:
                 case Ready():
                     self.ready = reported
+                    self._is_ready.set()
                     if not first.done():
                         first.set_result(None)
                 case Failed(reason):

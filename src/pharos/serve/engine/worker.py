@@ -8,8 +8,11 @@ something comes. `Told` is its heartbeat too: after each step, and once in HEART
 sleeps. It ends when it is told to, or when there is nobody any more at the other end.
 """
 
+import contextlib
 import gc
 import logging
+import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -90,7 +93,8 @@ Reported = Ready | Told | Answered | Failed
 def run(build: BuildEngine, connection: Connection) -> None:
     """Builds the engine and runs it until the end."""
     inbox: SimpleQueue[Asked] = SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
+    listener = threading.Thread(target=_listen, args=(connection, inbox), daemon=True)
+    listener.start()
     try:
         _Loop(build(), inbox, connection).run()
     except (BrokenPipeError, ConnectionResetError):
@@ -99,6 +103,8 @@ def run(build: BuildEngine, connection: Connection) -> None:
         log.exception("the engine has failed")
         _report_end(connection, error)
     finally:
+        _hang_up(connection)
+        listener.join()
         connection.close()
 
 
@@ -170,6 +176,16 @@ def _listen(connection: Connection, inbox: "SimpleQueue[Asked]") -> None:
         except (EOFError, OSError):  # the other end is closed, or this one
             inbox.put(Stop())
             return
+
+
+def _hang_up(connection: Connection) -> None:
+    """To close the pipe would not do: as long as a thread here reads from it, it stays open, and
+    the other end waits on."""
+    with (
+        socket.socket(fileno=os.dup(connection.fileno())) as end,
+        contextlib.suppress(OSError),  # the other end was closed before
+    ):
+        end.shutdown(socket.SHUT_RDWR)
 
 
 def _report_end(connection: Connection, error: Exception) -> None:

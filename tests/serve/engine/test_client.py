@@ -1,0 +1,324 @@
+"""The engine as asyncio sees it: in a thread, which is the same loop, and once in a process."""
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pharos.core import ModelError, SamplingParams
+from pharos.data.tokenizer import Tokenizer
+from pharos.models.doubles import tiny_llama
+from pharos.models.generation import Generation
+from pharos.models.load import load_model
+from pharos.serve.engine import worker
+from pharos.serve.engine.build import EngineConfig, build_engine, engine_over
+from pharos.serve.engine.client import EngineClient
+from pharos.serve.engine.engine import Engine
+from pharos.serve.engine.hosts import InProcess, InThread
+from pharos.serve.engine.request import Output, Request
+from pharos.serve.engine.scheduler import SchedulerConfig
+
+MODEL = tiny_llama()
+PATIENCE_S = 60.0
+
+
+def tiny_engine() -> Engine:
+    scheduling = SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=32)
+    return engine_over(MODEL, None, EngineConfig(scheduler=scheduling, num_blocks=40, block_size=4))
+
+
+def request(name: str = "a", prompt: tuple[int, ...] = (1, 2, 3), **values: Any) -> Request:
+    params = SamplingParams(**{"max_tokens": 12, "temperature": 1.0} | values)
+    return Request(id=name, prompt=prompt, params=params, seed=sum(prompt))
+
+
+def generated(asked: Request) -> list[int]:
+    params = SamplingParams(
+        max_tokens=asked.params.max_tokens, temperature=asked.params.temperature, seed=asked.seed
+    )
+    return [token.id for token in Generation(MODEL, [asked.prompt], params)]
+
+
+async def outputs_of(client: EngineClient, asked: Request) -> list[Output]:
+    async with aclosing(client.generate(asked)) as outputs:
+        return [output async for output in outputs]
+
+
+def ids_of(outputs: list[Output]) -> list[int]:
+    return [token.id for output in outputs for token in output.tokens]
+
+
+def with_client(
+    use: Callable[[EngineClient], Coroutine[Any, Any, None]],
+    build: Callable[[], Engine] = tiny_engine,
+    **values: Any,
+) -> None:
+    async def run() -> None:
+        async with EngineClient(InThread(build), **values) as client:
+            await use(client)
+
+    asyncio.run(run())
+
+
+# Requests
+
+
+def test_each_request_gets_its_own_text() -> None:
+    requests = [request(str(i), (i + 1, 7)) for i in range(12)]
+
+    async def use(client: EngineClient) -> None:
+        texts = await asyncio.gather(*(outputs_of(client, each) for each in requests))
+        assert [ids_of(text) for text in texts] == [generated(each) for each in requests]
+        assert all(text[-1].finish_reason == "length" for text in texts)
+
+    with_client(use)
+
+
+def test_a_request_that_is_closed_is_aborted() -> None:
+    async def use(client: EngineClient) -> None:
+        async with aclosing(client.generate(request("long", max_tokens=100))) as outputs:
+            first = await anext(outputs)
+            assert first.finish_reason is None
+        assert ids_of(await outputs_of(client, request("after"))) == generated(request("after"))
+        assert client.stats().num_running == 0
+        assert client.stats().kv_usage == 0.0
+        assert len(engine._jobs) == 0
+
+    engine = tiny_engine()
+    with_client(use, lambda: engine)
+
+
+def test_a_request_that_is_cancelled_while_it_waits_is_aborted() -> None:
+    async def use(client: EngineClient) -> None:
+        task = asyncio.create_task(outputs_of(client, request("waiting", max_tokens=100)))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await outputs_of(client, request("after"))
+        assert not engine.has_work
+
+    engine = tiny_engine()
+    with_client(use, lambda: engine)
+
+
+def test_what_can_never_be_answered_is_a_value_error() -> None:
+    async def use(client: EngineClient) -> None:
+        with pytest.raises(ValueError, match="token 50; the vocabulary goes from 0 to 49"):
+            await outputs_of(client, request(prompt=(50,)))
+        with pytest.raises(ValueError, match="shorten one of them, or give the cache more memory"):
+            await outputs_of(client, request(max_tokens=200))
+
+    with_client(use)
+
+
+def test_an_id_may_be_used_again_and_at_the_same_time() -> None:
+    async def use(client: EngineClient) -> None:
+        async with aclosing(client.generate(request("same", max_tokens=100))) as outputs:
+            await anext(outputs)
+            other = request("same", (4, 5))
+            assert ids_of(await outputs_of(client, other)) == generated(other)
+        told = await outputs_of(client, request("same"))
+        assert ids_of(told) == generated(request("same"))
+        assert {output.request_id for output in told} == {"same"}
+
+    with_client(use)
+
+
+def test_a_slow_reader_gets_all_of_it_in_few_outputs() -> None:
+    async def use(client: EngineClient) -> None:
+        slow = request("slow", max_tokens=40)
+        async with aclosing(client.generate(slow)) as outputs:
+            told = [await anext(outputs)]
+            await outputs_of(client, request("meanwhile", max_tokens=100))
+            told += [output async for output in outputs]
+        assert ids_of(told) == generated(slow)
+        assert len(told) == 2
+        assert told[-1].num_generated == 40
+
+    with_client(use)
+
+
+def test_adapters_are_refused_in_the_engines_words(tmp_path: Path) -> None:
+    async def use(client: EngineClient) -> None:
+        with pytest.raises(ValueError, match=str(tmp_path)):
+            await client.load_adapter("legal", tmp_path / "nothing")
+        with pytest.raises(ValueError, match="there is no adapter 'legal'; loaded are none"):
+            await client.unload_adapter("legal")
+
+    with_client(use)
+
+
+# Its life
+
+
+def test_before_its_start_an_engine_answers_with_an_error() -> None:
+    client = EngineClient(InThread(tiny_engine))
+    (output,) = asyncio.run(outputs_of(client, request()))
+    assert output.finish_reason == "error"
+    assert output.error == "the engine does not run: it was not started"
+    assert not client.is_healthy
+
+
+def test_a_model_that_cannot_be_loaded_is_told_at_the_start(tmp_path: Path) -> None:
+    async def run() -> None:
+        client = EngineClient(InThread(partial(build_engine, tmp_path, EngineConfig())))
+        with pytest.raises(ModelError, match=f"the engine did not start: .*{tmp_path}"):
+            await client.start()
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_is_silent_too_long_is_not_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "HEARTBEAT_S", 0.01)
+    now = 0.0
+
+    async def use(client: EngineClient) -> None:
+        nonlocal now
+        assert client.is_healthy
+        now += PATIENCE_S + 1
+        assert not client.is_healthy
+        while not client.is_healthy:  # until its next heartbeat
+            await asyncio.sleep(0)
+
+    with_client(use, patience_s=PATIENCE_S, clock=lambda: now)
+
+
+def test_an_engine_that_fails_fails_its_requests_and_is_started_again() -> None:
+    engines: list[Engine] = []
+
+    def build() -> Engine:
+        engines.append(tiny_engine())
+        return engines[-1]
+
+    async def use(client: EngineClient) -> None:
+        async with aclosing(client.generate(request("a", max_tokens=100))) as outputs:
+            await anext(outputs)
+            engines[0].step = None  # type: ignore[method-assign, assignment]
+            told = [output async for output in outputs]
+            assert told[-1].finish_reason == "error"
+            assert "TypeError: 'NoneType' object is not callable" in str(told[-1].error)
+            assert not client.is_healthy
+            assert client.max_len == 0
+        await client.until_ready()
+        assert client.is_healthy
+        assert ids_of(await outputs_of(client, request("a"))) == generated(request("a"))
+        assert len(engines) == 2
+
+    with_client(use, build, restart_s=0.0)
+
+
+def test_stopping_fails_what_still_runs() -> None:
+    async def run() -> None:
+        client = EngineClient(InThread(tiny_engine))
+        await client.start()
+        async with aclosing(client.generate(request("a", max_tokens=100))) as outputs:
+            await anext(outputs)
+            await client.stop()
+            told = [output async for output in outputs]
+        assert told[-1].finish_reason == "error"
+        assert not client.is_healthy
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+def test_a_killed_process_fails_its_requests_and_is_started_again(llama_folder: Path) -> None:
+    model, tokenizer = load_model(llama_folder), Tokenizer.load(llama_folder)
+    host = InProcess(partial(build_engine, llama_folder, EngineConfig(num_blocks=64)))
+    prompt = tokenizer.encode("The keeper")
+    params = SamplingParams(max_tokens=20)
+    expected = [token.id for token in Generation(model, [prompt], params)]
+    asked = Request(id="a", prompt=prompt, params=params)
+    endless = Request(id="b", prompt=prompt, params=SamplingParams(max_tokens=1000))
+
+    async def run() -> None:
+        async with EngineClient(host, restart_s=0.0) as client:
+            outputs = await outputs_of(client, asked)
+            assert ids_of(outputs) == expected
+            assert "".join(output.text for output in outputs) == tokenizer.decode(expected)
+            async with aclosing(client.generate(endless)) as running:
+                await anext(running)
+                assert host.pid is not None
+                os.kill(host.pid, signal.SIGKILL)
+                told = [output async for output in running]
+                assert told[-1].finish_reason == "error"
+                assert not client.is_healthy
+            await client.until_ready()
+            assert ids_of(await outputs_of(client, asked)) == expected
+        assert host.pid is not None
+        assert not psutil.pid_exists(host.pid)
+
+    asyncio.run(run())
+
+
+# Soak
+
+
+async def soak(client: EngineClient, *, num_requests: int, at_a_time: int) -> int:
+    """Of many requests, three of ten are closed after some outputs; how many that were."""
+    dice = random.Random(1)
+    asked = [request(prompt=(i + 1, 2 * i + 1, 7), max_tokens=6 + i) for i in range(12)]
+    expected = [generated(each) for each in asked]
+    seats = asyncio.Semaphore(at_a_time)
+    num_closed = 0
+
+    async def one(number: int) -> None:
+        nonlocal num_closed
+        which = dice.randrange(len(asked))
+        patience = dice.randrange(8) if dice.random() < 0.3 else None
+        this = Request(**{**fields(asked[which]), "id": str(number)})
+        async with seats, aclosing(client.generate(this)) as outputs:
+            told: list[Output] = []
+            while patience is None or len(told) < patience:
+                told.append(await anext(outputs))
+                if told[-1].finish_reason is not None:
+                    break
+        ids = ids_of(told)
+        assert ids == expected[which][: len(ids)], "somebody else's tokens"
+        num_closed += patience is not None
+        assert patience is not None or ids == expected[which]
+
+    await asyncio.gather(*(one(number) for number in range(num_requests)))
+    return num_closed
+
+
+def fields(asked: Request) -> dict[str, Any]:
+    return {name: getattr(asked, name) for name in Request.__slots__}
+
+
+def soaked(*, num_requests: int, at_a_time: int) -> None:
+    engine = tiny_engine()
+
+    async def use(client: EngineClient) -> None:
+        await soak(client, num_requests=at_a_time, at_a_time=at_a_time)
+        before = psutil.Process().memory_info().rss
+        num_closed = await soak(client, num_requests=num_requests, at_a_time=at_a_time)
+        assert num_closed > num_requests // 5
+        await outputs_of(client, request("last"))
+        assert not engine.has_work
+        engine.check()
+        assert engine.scheduler.pool.num_used == 0
+        assert not client._mailboxes
+        assert client.is_healthy
+        grown = psutil.Process().memory_info().rss - before
+        assert grown < 32 << 20, f"{grown >> 20} MB more than before"
+
+    with_client(use, lambda: engine)
+
+
+def test_clients_that_leave_at_any_time_leave_nothing_behind() -> None:
+    soaked(num_requests=150, at_a_time=32)
+
+
+@pytest.mark.long
+def test_2000_clients_of_whom_many_leave_leave_nothing_behind() -> None:
+    soaked(num_requests=2000, at_a_time=64)
