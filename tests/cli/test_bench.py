@@ -15,14 +15,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.path.startswith("/strict") and "ignore_eos" in body:
+            self.answer(json.dumps({"error": {"message": "unknown field ignore_eos"}}), 400)
+            return
         piece = json.dumps({"choices": [{"delta": {"content": "word "}}]})
         usage = {"prompt_tokens": 9, "completion_tokens": body["max_tokens"]}
         events = [piece] * body["max_tokens"]
         events += [json.dumps({"choices": [], "usage": usage}), "[DONE]"]
         self.answer("".join(f"data: {event}\n\n" for event in events))
 
-    def answer(self, text: str) -> None:
-        self.send_response(200)
+    def answer(self, text: str, status: int = 200) -> None:
+        self.send_response(status)
         self.end_headers()
         self.wfile.write(text.encode())
 
@@ -77,3 +80,12 @@ def test_where_nothing_answers_is_said(pharos) -> None:
     run = pharos("bench", "serve", "http://127.0.0.1:9/v1", "--requests", "1")
     assert run.code == 1
     assert "nothing answers" in run.err
+
+
+def test_an_endpoint_that_does_not_know_a_field_can_still_be_measured(pharos, url: str) -> None:
+    strict = url.replace("/v1", "/strict/v1")
+    run = pharos("bench", "serve", strict, "--requests", "1", "--output", "2")
+    assert run.code == 1
+    assert "--natural-end" in run.err
+    run = pharos("bench", "serve", strict, "--requests", "1", "--output", "2", "--natural-end")
+    assert run.code == 0

@@ -174,8 +174,14 @@ async def _measured(
         await closed_loop(client, prompts, num_requests=warmup, concurrency=1)
         async for report in measure(client, prompts, load):
             if report.num_failed == report.num_requests:
-                raise EndpointError(f"every request failed: {next(iter(report.failures))}")
+                raise EndpointError(_all_failed(next(iter(report.failures))))
             reports.append(report)
             if load.is_sweep:
                 note(f"at {report.level:g}: {report.output_throughput:,.1f} tokens a second")
     return reports
+
+
+def _all_failed(reason: str) -> str:
+    is_strict = "ignore_eos" in reason
+    hint = "; leave the field out with --natural-end" if is_strict else ""
+    return f"every request failed: {reason}{hint}"

@@ -259,6 +259,14 @@ def test_a_better_priority_makes_the_last_one_give_way() -> None:
     assert equal not in bench.step()
 
 
+def test_nobody_gives_way_in_vain() -> None:
+    bench = Bench(num_blocks=10)
+    equal, last = bench.add(24), bench.add(4, priority=1)
+    bench.step()
+    bench.add(20)
+    assert bench.step() == {equal: 1, last: 1}
+
+
 # Prefixes
 
 

@@ -296,10 +296,21 @@ class Scheduler:
     def _make_way(self, step: _Step) -> None:
         """Preempts the last of those that run for one that goes before them and finds no room."""
         first = next(filter(_is_ready, self.waiting), None)
-        while first is not None and self.running and _goes_before(first, self.running.last):
+        if first is None or not self._can_make_way(first):
+            return
+        while self.running and _goes_before(first, self.running.last):
             if self._num_seats and self._has_room(first, self.pool.match(first), step):
                 return
             self._preempt(self.running.last, step)
+
+    def _can_make_way(self, first: Sequence) -> bool:
+        """Whether it would find room without those that it goes before: none of them gives way in
+        vain."""
+        if first.request.kind == "embed":
+            return True
+        held = sum(len(s.blocks) for s in self.running if _goes_before(first, s))
+        needed = self.pool.num_needed(first, self.pool.match(first))
+        return needed <= self.pool.num_available + held
 
     def _admit(self, step: _Step) -> None:
         """In order: who finds no room lets nobody pass, or it would never find any."""
