@@ -221,6 +221,16 @@ def test_the_models_own_calls_are_read(client: openai.OpenAI) -> None:
     ]
 
 
+def test_a_strict_function_leaves_the_model_its_text(client: openai.OpenAI) -> None:
+    strict = {"type": "function", "function": WEATHER["function"] | {"strict": True}}
+    free = asked(temperature=0)
+    held = asked(temperature=0, tools=[strict], parallel_tool_calls=False)
+    reply = client.chat.completions.create(**held).choices[0]
+    assert reply.message.tool_calls is None  # nothing trained these weights to call
+    assert len(reply.message.content or "") > 10
+    assert client.chat.completions.create(**free).choices[0].message.content
+
+
 def test_without_a_choice_of_tools_what_looks_like_a_call_is_text(client: openai.OpenAI) -> None:
     extra = {"structured_outputs": {"choice": [CALL]}}
     reply = client.chat.completions.create(
@@ -264,7 +274,6 @@ def test_calls_and_their_results_are_part_of_the_conversation(client: openai.Ope
         ({"max_tokens": 4, "max_completion_tokens": 5}, "max_completion_tokens"),
         ({"tool_choice": "auto"}, "tool_choice"),
         ({"tools": [WEATHER, WEATHER]}, "tools"),
-        ({"tools": [CLOCK], "parallel_tool_calls": False}, "parallel_tool_calls"),
         ({"tools": [CLOCK], "response_format": {"type": "json_object"}}, "response_format"),
         (
             {"tools": [CLOCK],

@@ -69,6 +69,7 @@ def turn_of(frontend: Frontend, body: ChatRequest, *, prefix: str) -> Turn:
         body.tool_choice,
         parallel=body.parallel_tool_calls,
         format_=frontend.model.tool_format,
+        opener_id=frontend.model.call_opener_id,
     )
     wanted = None if body.response_format is None else body.response_format.to_grammar()
     if wanted is not None and (tools.grammar is not None or tools.is_auto):

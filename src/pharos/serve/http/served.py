@@ -82,6 +82,13 @@ class ServedModel:
         return self.template is not None and "tools" in self.template.source
 
     @property
+    def call_opener_id(self) -> int | None:
+        """The special token by which the model begins to call, which would be left out of its
+        text."""
+        ids = map(self.tokenizer.token_id, self.tool_format.openers)
+        return next((id_ for id_ in ids if id_ in self.tokenizer.special_ids), None)
+
+    @property
     def knows_documents(self) -> bool:
         return self.template is not None and "documents" in self.template.source
 

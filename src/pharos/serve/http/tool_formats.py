@@ -27,15 +27,14 @@ class FunctionCall:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolFormat:
     """`openers` begin a call and `closer` ends it (None: the end of the text). Some formats begin
-    nowhere but `at_start`. `read` makes calls of what is between, or raises ValueError. Where an
-    opener `is_special`, the tokenizer would leave it out of the text unless told otherwise."""
+    nowhere but `at_start`. `read` makes calls of what is between, or raises ValueError."""
 
     name: str
     openers: tuple[str, ...]
     closer: str | None
     at_start: bool
-    is_special: bool
     read: Callable[[str], list[FunctionCall]]
+    arguments_key: str = "arguments"
 
 
 class ToolCallReader:
@@ -213,7 +212,6 @@ FORMATS: Mapping[str, ToolFormat] = {
         openers=("<tool_call>",),
         closer="</tool_call>",
         at_start=False,
-        is_special=False,
         read=read_calls,
     ),
     "llama": ToolFormat(
@@ -221,15 +219,14 @@ FORMATS: Mapping[str, ToolFormat] = {
         openers=("<|python_tag|>", "{"),
         closer=None,
         at_start=True,
-        is_special=True,
         read=_read_llama,
+        arguments_key="parameters",
     ),
     "mistral": ToolFormat(
         name="mistral",
         openers=("[TOOL_CALLS]",),
         closer=None,
         at_start=False,
-        is_special=True,
         read=_read_mistral,
     ),
 }

@@ -1,18 +1,20 @@
 """The functions that a client offers: how the model is told of them, and what it says of them.
 
 `auto` leaves it to the model: its text is read as its format has it (`tool_formats`). Where a call
-is asked for, `required` or by name, the text obeys a grammar, and cannot be anything else.
+is asked for, `required` or by name, the text obeys a grammar (`call_grammars`), and cannot be
+anything else.
 """
 
 import json
 import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pharos.serve.engine.request import Grammar
-from pharos.serve.http.chat_schemas import FunctionDefinition, NamedTool, Tool
-from pharos.serve.http.errors import ApiError, unsupported
+from pharos.serve.http.call_grammars import calls_schema, free_calls
+from pharos.serve.http.chat_schemas import NamedTool, Tool
+from pharos.serve.http.errors import ApiError
 from pharos.serve.http.tool_formats import FunctionCall, ToolCallReader, ToolFormat, read_calls
 
 Choice = NamedTool | str | None
@@ -38,15 +40,23 @@ class Reader(Protocol):
 
 
 class ToolUse:
-    """What a request says of functions. `grammar` is what the text must obey, `prompt_tools` what
-    the model is told of them."""
+    """What a request says of functions. `opener_id` is the special token by which the model begins
+    a call, if there is one. `grammar` is what the text must obey, `prompt_tools` what the model is
+    told."""
 
     def __init__(
-        self, tools: Sequence[Tool], choice: Choice, *, parallel: bool, format_: ToolFormat
+        self,
+        tools: Sequence[Tool],
+        choice: Choice,
+        *,
+        parallel: bool,
+        format_: ToolFormat,
+        opener_id: int | None = None,
     ) -> None:
         self._functions = {tool.function.name: tool.function for tool in tools}
         self._choice = _checked(choice, tools)
         self._format = format_
+        self._opener_id = opener_id
         self.prompt_tools = [tool.model_dump(exclude_none=True) for tool in tools]
         self.grammar: Grammar | None = None
         if self._choice == "none":
@@ -57,8 +67,10 @@ class ToolUse:
         elif self._choice == "required":
             schema = calls_schema(self._functions.values(), parallel=parallel)
             self.grammar = Grammar(kind="json_schema", text=json.dumps(schema))
-        else:
-            _check_auto(tools, parallel=parallel)
+        elif not parallel or any(tool.function.strict for tool in tools):
+            self.grammar = free_calls(
+                self._functions.values(), format_, parallel=parallel, opener_id=opener_id
+            )
 
     @property
     def is_auto(self) -> bool:
@@ -71,7 +83,7 @@ class ToolUse:
     @property
     def shows_special(self) -> bool:
         """Whether calls begin with a special token, which must then be in the text."""
-        return self.is_auto and self._format.is_special
+        return self.is_auto and self._opener_id is not None
 
     def reader(self) -> Reader:
         """For one choice."""
@@ -85,48 +97,6 @@ class ToolUse:
 
 def call_id() -> str:
     return f"call_{secrets.token_hex(12)}"
-
-
-def calls_schema(functions: Collection[FunctionDefinition], *, parallel: bool) -> dict[str, Any]:
-    """Of a list of calls. A schema's references count from its root, so each is told where its
-    own root is now."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"const": function.name},
-                "arguments": {"$ref": f"#/$defs/{_escaped(function.name)}"},
-            },
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for function in functions
-    ]
-    return {
-        "type": "array",
-        "items": {"anyOf": calls},
-        "minItems": 1,
-        **({} if parallel else {"maxItems": 1}),
-        "$defs": {
-            function.name: rerooted(function.parameters, f"#/$defs/{_escaped(function.name)}")
-            for function in functions
-        },
-    }
-
-
-def rerooted(schema: Any, root: str) -> Any:
-    """A schema that is put below `root` of another: its references follow."""
-    if isinstance(schema, list):
-        return [rerooted(item, root) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    moved = {}
-    for key, value in schema.items():
-        if key == "$ref" and isinstance(value, str) and value.startswith("#"):
-            moved[key] = root + value[1:]
-        else:
-            moved[key] = value if key in ("const", "enum") else rerooted(value, root)
-    return moved
 
 
 class _TextReader:
@@ -180,7 +150,6 @@ _LIST = ToolFormat(
     openers=("[",),
     closer=None,
     at_start=True,
-    is_special=False,
     read=read_calls,
 )
 """What the grammar of `required` writes."""
@@ -202,26 +171,6 @@ def _checked(choice: Choice, tools: Sequence[Tool]) -> Choice:
             param="tool_choice",
         )
     return choice
-
-
-def _check_auto(tools: Sequence[Tool], *, parallel: bool) -> None:
-    """What cannot be promised of a text that the model writes freely."""
-    if not parallel:
-        raise unsupported(
-            "parallel_tool_calls",
-            "false is for tool_choice required; with auto the model decides how many it calls",
-        )
-    if any(tool.function.strict for tool in tools):
-        raise unsupported(
-            "strict",
-            "it is for tool_choice required, or a function by name; with auto the model "
-            "writes as it likes",
-        )
-
-
-def _escaped(name: str) -> str:
-    """In a JSON pointer."""
-    return name.replace("~", "~0").replace("/", "~1")
 
 
 def told_in_text(
