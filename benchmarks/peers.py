@@ -12,6 +12,7 @@ from pharos.models.resolve import DEFAULT_ENCODER, find_model
 UNLIKE_THEIR_PACKAGE = {
     "PyStemmer": "Stemmer",
     "scikit-learn": "sklearn",
+    "llama-cpp-python": "llama_cpp",
     "llama-index-core": "llama_index.core",
     "llama-index-readers-file": "llama_index.readers.file",
     "llama-index-embeddings-huggingface": "llama_index.embeddings.huggingface",
