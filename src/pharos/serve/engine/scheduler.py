@@ -330,10 +330,10 @@ class Scheduler:
     def _is_being_read(self, sequence: Sequence, num_kept: int) -> bool:
         """Whether somebody computes the block after the first `num_kept`: to wait for it is faster
         than to compute it too. Those who ask for the same thing often come together."""
-        key = next(iter(sequence.block_keys[num_kept:]), None)
-        return key is not None and any(
+        key = sequence.block_keys[num_kept : num_kept + 1]
+        return bool(key) and any(
             other.num_computed < (num_kept + 1) * self.pool.block_size
-            and key in other.block_keys[num_kept : num_kept + 1]
+            and other.block_keys[num_kept : num_kept + 1] == key
             for other in self.running
         )
 
