@@ -119,11 +119,8 @@ class Frontend:
                         outcome = "done" if len(ended) == len(job.requests) else outcome
                         yield number, output
         except ApiError as error:
-            outcome = error.code or error.type
+            outcome = error.code or "refused"
             raise
-        except ValueError as error:
-            outcome = "refused"
-            raise ApiError(str(error)) from error
         finally:
             if outcome != "done":
                 self.metrics.failed(outcome)
@@ -155,13 +152,13 @@ class Frontend:
                 yield item
 
     async def _of_one(self, request: Request) -> AsyncGenerator[Output, None]:
-        followed = self.metrics.follow(request)
+        followed = self.metrics.follow()
         async with aclosing(self.engine.generate(request)) as outputs:
-            async for output in outputs:
-                followed.output(output)
+            while (output := await _next(outputs)) is not None:
                 if output.finish_reason == "error":
                     reason = output.error or "the engine does not say why"
                     raise engine_failed(reason, is_running=self.engine.is_healthy)
+                followed.output(output)
                 yield output
 
     def _max_tokens(self, num_prompt: int, asked: int | None) -> int:
@@ -191,6 +188,14 @@ class Frontend:
                     raise ApiError(
                         f"{name} names the token {id_}; ids go from 0 to {most - 1}", param=name
                     )
+
+
+async def _next(outputs: AsyncGenerator[Output, None]) -> Output | None:
+    """Raises ApiError for a request that the engine refuses."""
+    try:
+        return await anext(outputs, None)
+    except ValueError as error:
+        raise ApiError(str(error)) from error
 
 
 def _one_grammar(body: Sampling, grammar: Grammar | None) -> Grammar | None:

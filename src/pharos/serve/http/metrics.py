@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from pharos.serve.engine.request import Output, Request
+from pharos.serve.engine.request import Output
 from pharos.serve.http.contract import Engine
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -54,9 +54,9 @@ class Metrics:
         """The text format of Prometheus."""
         return generate_latest(self._registry)
 
-    def follow(self, request: Request) -> "Followed":
-        """To be told of each output of a request."""
-        return Followed(self, request)
+    def follow(self) -> "Followed":
+        """To be told of each output of a request, those of failures excepted."""
+        return Followed(self)
 
     def asked(self, num_choices: int, max_tokens: int) -> None:
         self._num_choices.observe(num_choices)
@@ -114,7 +114,6 @@ class Followed:
     """One request on its way through the engine."""
 
     metrics: Metrics
-    request: Request
     started: float = field(default_factory=time.monotonic)
     times: Times = field(default_factory=Times)
     last: float = 0.0
@@ -127,7 +126,7 @@ class Followed:
             self.times.first = now if is_first else self.times.first
             self.times.num_generated, self.last = output.num_generated, now
         self.times.queue = output.queue_s
-        if output.finish_reason is not None and output.finish_reason != "error":
+        if output.finish_reason is not None:
             self.times.end_to_end = now
             self.metrics.answered(self.times, output)
 
