@@ -29,6 +29,7 @@ from pharos.models.resolve import find_model
 from pharos.models.seq2seq import Seq2SeqLM
 from pharos.quant import convert
 from pharos.quant.bf16 import pack_linears
+from pharos.serve.engine.tensor_parallel import WHOLE, Share, split_model
 from pharos.serve.stop_strings import StopStrings
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -147,18 +148,22 @@ def load_local(
     dtype: DType = "auto",
     device: str = "auto",
     quantization: Quantization | None = None,
+    share: Share = WHOLE,
 ) -> LocalModel | LocalSeq2Seq:
     """The model of that name (see `models.resolve.find_model`). `template` names a built-in chat
     template (default: the model's own, if it has one). `device` is one of torch's; "auto" is a GPU
     if there is one. `dtype` "auto" keeps the file's, unless the processor cannot multiply in it.
     `quantization` keeps the weights of a decoder in eight bits (see `pharos.quant`), and `dtype`
-    then has no say. Raises ModelError for what does not generate text or cannot be quantized, and
-    ValueError for a device that is not there."""
+    then has no say. Of a decoder that is split over processes, `share` is kept. Raises ModelError
+    for what does not generate text or cannot be quantized, and ValueError for a device that is not
+    there or a model that cannot be shared so."""
     folder = find_model(str(name))
     place = _device(device)
     tokenizer = Tokenizer.load(folder.path)
     chat = _chat_template(folder.path, tokenizer, template)
     model = load_model(folder.path, device=place)
+    if isinstance(model, CausalLM):
+        split_model(model, share)
     if quantization is None:
         pack_linears(model.to(_dtype(dtype, model, place)))
     else:

@@ -1,8 +1,8 @@
 """Two processes that share a model write what one does."""
 
-from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from functools import partial
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +14,13 @@ from pharos.core import SamplingParams
 from pharos.models.generation import Generation
 from pharos.models.heads import CausalLM
 from pharos.models.load import build_model
-from pharos.serve.engine.batch import Batch
+from pharos.serve.engine.build import EngineConfig, build_engine
 from pharos.serve.engine.followers import Followers, agree_on_least, follow
 from pharos.serve.engine.paged_kv import PagedKV
 from pharos.serve.engine.plan import Move, Part, Plan
-from pharos.serve.engine.request import Request, Sequence
+from pharos.serve.engine.request import Output, Request, Sequence
 from pharos.serve.engine.runner import Runner
+from pharos.serve.engine.scheduler import SchedulerConfig
 from pharos.serve.engine.tensor_parallel import Share, own_shapes, split_model
 
 VOCAB, BLOCK, NUM_BLOCKS = 50, 4, 64
@@ -81,22 +82,11 @@ def runner_of(name: str, share: Share, followers: Followers | None = None) -> Ru
     return Runner(model, kv, followers=followers)
 
 
-def each_runner(names: Seq[str], share: Share) -> Runner:
-    """A follower of several models, one after another."""
-    for name in names[:-1]:
+def each_runner(share: Share) -> Runner:
+    """A follower of several models, one after another, and then of one that it cannot build."""
+    for name in CONFIGS:
         follow(runner_of(name, share))
-    return runner_of(names[-1], share)
-
-
-def failing_runner(share: Share) -> Runner:
     raise ValueError("this rank has no memory")
-
-
-@pytest.fixture
-def followers() -> Iterator[Followers]:
-    followers = Followers.start(partial(each_runner, list(CONFIGS)), 2)
-    yield followers
-    followers.stop()
 
 
 def greedy(runner: Runner, prompts: Seq[Seq[int]], count: int) -> list[list[int]]:
@@ -123,15 +113,26 @@ def greedy_alone(model: CausalLM, prompts: Seq[Seq[int]], count: int) -> list[li
     return texts
 
 
-def test_two_processes_write_what_one_does(followers: Followers) -> None:
-    for i, name in enumerate(CONFIGS):
-        runner = runner_of(name, Share(0, 2), followers)
-        whole = decoder(name)
-        assert greedy(runner, PROMPTS, 12) == greedy_alone(whole, PROMPTS, 12), name
-        assert_embeds_alike(runner, whole)
-        assert_moves_on_both(runner, whole)
-        if i < len(CONFIGS) - 1:
+def test_two_processes_write_what_one_does() -> None:
+    followers = Followers.start(each_runner, 2)
+    try:
+        for name in CONFIGS:
+            runner, whole = runner_of(name, Share(0, 2), followers), decoder(name)
+            assert greedy(runner, PROMPTS, 6) == greedy_alone(whole, PROMPTS, 6), name
+            assert_embeds_alike(runner, whole)
+            assert_moves_on_both(runner, whole)
             dist.broadcast_object_list([None], src=0)
+        assert_names_who_failed(followers)
+    finally:
+        followers.stop()
+
+
+def assert_names_who_failed(followers: Followers) -> None:
+    reason = "rank 1 of the model has failed: ValueError: this rank has no memory"
+    with pytest.raises(RuntimeError, match=reason), followers.together():
+        agree_on_least(1)
+    with pytest.raises(RuntimeError, match="start the engine anew"), followers.together():
+        pass
 
 
 def assert_embeds_alike(runner: Runner, whole: CausalLM) -> None:
@@ -152,18 +153,6 @@ def assert_moves_on_both(runner: Runner, whole: CausalLM) -> None:
     (logits_V,) = runner.run(Plan([Part(sequence, 4, 1, 1)], [Move("in", 5, 1)]))
     expected_V = whole(torch.tensor([ids]))[0, -1]
     torch.testing.assert_close(logits_V, expected_V, rtol=1e-4, atol=1e-4)
-
-
-def test_a_rank_that_cannot_build_its_part_says_why() -> None:
-    followers, batch = Followers.start(failing_runner, 2), Batch("generate", [], [])
-    try:
-        reason = "rank 1 of the model has failed: ValueError: this rank has no memory"
-        with pytest.raises(RuntimeError, match=reason), followers.computing(batch):
-            agree_on_least(1)
-        with pytest.raises(RuntimeError, match="start the engine anew"), followers.computing(batch):
-            pass
-    finally:
-        followers.stop()
 
 
 @pytest.mark.parametrize(
@@ -191,3 +180,28 @@ def test_one_process_keeps_the_model_as_it_is() -> None:
     split_model(model, Share(0, 1))
     assert [name for name, _ in model.named_modules()] == names
     assert own_shapes(model, 1) == model.body.attention_shapes()
+
+
+def texts_of(folder: Path, config: EngineConfig) -> list[list[int]]:
+    """What an engine goes on with, in steps of a few tokens."""
+    engine = build_engine(folder, config)
+    try:
+        for i, prompt in enumerate(PROMPTS):
+            engine.add(Request(id=str(i), prompt=prompt, params=SamplingParams(max_tokens=12)))
+        texts: list[list[int]] = [[] for _ in PROMPTS]
+        while engine.has_work:
+            for news in engine.step():
+                assert isinstance(news, Output)
+                texts[int(news.request_id)] += [token.id for token in news.tokens]
+        return texts
+    finally:
+        if engine.runner.followers is not None:
+            engine.runner.followers.stop()
+
+
+def test_an_engine_over_two_processes_writes_what_one_does(llama_folder: Path) -> None:
+    scheduling = SchedulerConfig(max_num_seqs=3, max_num_batched_tokens=5)
+    config = EngineConfig(scheduler=scheduling, block_size=4)
+    alone = texts_of(llama_folder, config)
+    assert [len(text) for text in alone] == [12] * 3
+    assert texts_of(llama_folder, replace(config, tensor_parallel=2)) == alone

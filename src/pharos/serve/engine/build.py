@@ -2,7 +2,10 @@
 
 import logging
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+
+import torch
 
 from pharos.core import ModelError
 from pharos.data.tokenizer import Tokenizer
@@ -10,11 +13,13 @@ from pharos.models.heads import CausalLM
 from pharos.serve.engine.adapters import AdapterRegistry
 from pharos.serve.engine.block_pool import BlockPool
 from pharos.serve.engine.engine import Engine
+from pharos.serve.engine.followers import Followers, agree_on_least
 from pharos.serve.engine.grammar import GrammarCompiler
 from pharos.serve.engine.paged_kv import PagedKV, free_memory, num_blocks_in
 from pharos.serve.engine.runner import Pooling, Runner
 from pharos.serve.engine.scheduler import Scheduler, SchedulerConfig
 from pharos.serve.engine.speculation import Speculation
+from pharos.serve.engine.tensor_parallel import Share, own_shapes
 from pharos.serve.local import DType, LocalModel, Quantization, load_local
 
 log = logging.getLogger(__name__)
@@ -25,7 +30,8 @@ class EngineConfig:
     """Keys and values are kept in `num_blocks` blocks of `block_size` tokens (None: as many as
     there is memory for, and as sequences could fill), and in `num_host_blocks` of the host's memory
     when those are wanted for others. `dtype`, `device` and `quantization` are those of
-    `load_local`."""
+    `load_local`. The model is split over `tensor_parallel` processes, each with a GPU of its own if
+    there are any."""
 
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     block_size: int = 16
@@ -36,20 +42,57 @@ class EngineConfig:
     device: str = "auto"
     quantization: Quantization | None = None
     pooling: Pooling = "last"
+    tensor_parallel: int = 1
 
 
 def build_engine(name: str | Path, config: EngineConfig) -> Engine:
     """An engine over the model of that name (see `models.resolve.find_model`). Raises ModelError
     for what is not a decoder, and ValueError for what does not fit the model or the memory."""
+    if config.tensor_parallel == 1:
+        return _engine(name, config, None)
+    followers = Followers.start(partial(build_follower, name, config), config.tensor_parallel)
+    with followers.together():
+        return _engine(name, config, followers)
+
+
+def build_follower(name: str | Path, config: EngineConfig, share: Share) -> Runner:
+    """What another process than the engine's has of the model."""
+    model = _load(name, config, share).model
+    return Runner(model, _make_kv(model, config), pooling=config.pooling)
+
+
+def _engine(name: str | Path, config: EngineConfig, followers: Followers | None) -> Engine:
+    loaded = _load(name, config, Share(0, config.tensor_parallel))
+    return engine_over(loaded.model, loaded.tokenizer, config, followers=followers)
+
+
+def _load(name: str | Path, config: EngineConfig, share: Share) -> LocalModel:
     loaded = load_local(
-        name, dtype=config.dtype, device=config.device, quantization=config.quantization
+        name,
+        dtype=config.dtype,
+        device=_own_device(config.device, share),
+        quantization=config.quantization,
+        share=share,
     )
     if not isinstance(loaded, LocalModel):
         raise ModelError(
             f"{loaded.name} is an encoder-decoder, and the engine is for decoders; run it with "
             "`pharos generate`"
         )
-    return engine_over(loaded.model, loaded.tokenizer, config)
+    return loaded
+
+
+def _own_device(device: str, share: Share) -> str:
+    """Of several GPUs, each rank has one."""
+    num_gpus = torch.cuda.device_count()
+    if share.size == 1 or device not in ("auto", "cuda") or (device == "auto" and not num_gpus):
+        return device
+    if num_gpus < share.size:
+        raise ValueError(
+            f"tensor_parallel is {share.size}, and there are {num_gpus} GPUs; give each process "
+            "one, or choose the device cpu"
+        )
+    return f"cuda:{share.rank}"
 
 
 def engine_over(
@@ -58,27 +101,26 @@ def engine_over(
     config: EngineConfig,
     *,
     speculation: Speculation | None = None,
+    followers: Followers | None = None,
 ) -> Engine:
-    """An engine over a model that is loaded. Without a tokenizer, its outputs have no text."""
-    scheduling = replace(config.scheduler, max_model_len=_max_len(model, config.scheduler))
-    num_blocks = config.num_blocks or _num_blocks(model, scheduling, config)
-    kv = PagedKV(
-        model.body.attention_shapes(),
-        num_blocks=num_blocks,
-        block_size=config.block_size,
-        num_host_blocks=config.num_host_blocks,
-        dtype=model.dtype,
-        device=model.body.embedding.weight.device,
-    )
+    """An engine over a model that is loaded. Without a tokenizer, its outputs have no text. A split
+    model has its other parts in `followers`, and takes no adapters."""
+    kv = _make_kv(model, config)
     pool = BlockPool(
-        num_blocks,
+        kv.num_blocks,
         config.block_size,
         num_host_blocks=config.num_host_blocks,
         prefix_cache=config.prefix_cache,
     )
     return Engine(
-        Scheduler(scheduling, pool),
-        Runner(model, kv, pooling=config.pooling, adapters=AdapterRegistry(model)),
+        Scheduler(_scheduling(model, config), pool),
+        Runner(
+            model,
+            kv,
+            pooling=config.pooling,
+            adapters=AdapterRegistry(model) if followers is None else None,
+            followers=followers,
+        ),
         tokenizer=tokenizer,
         compiler=_compiler(model, tokenizer),
         speculation=speculation,
@@ -99,16 +141,38 @@ def _max_len(model: CausalLM, config: SchedulerConfig) -> int | None:
     return asked
 
 
-def _num_blocks(model: CausalLM, scheduling: SchedulerConfig, config: EngineConfig) -> int:
-    """As many as the memory has room for, but no more than sequences could fill."""
-    size = config.block_size
+def _scheduling(model: CausalLM, config: EngineConfig) -> SchedulerConfig:
+    return replace(config.scheduler, max_model_len=_max_len(model, config.scheduler))
+
+
+def _make_kv(model: CausalLM, config: EngineConfig) -> PagedKV:
+    """Of a split model, the keys of this process's heads; equally many blocks everywhere."""
+    num_blocks = config.num_blocks or _num_blocks(model, config)
+    if config.tensor_parallel > 1:
+        num_blocks = agree_on_least(num_blocks)
+    return PagedKV(
+        own_shapes(model, config.tensor_parallel),
+        num_blocks=num_blocks,
+        block_size=config.block_size,
+        num_host_blocks=config.num_host_blocks,
+        dtype=model.dtype,
+        device=model.body.embedding.weight.device,
+    )
+
+
+def _num_blocks(model: CausalLM, config: EngineConfig) -> int:
+    """As many as the memory has room for, but no more than sequences could fill. Processes on CPUs
+    share the memory of one machine."""
+    device, size = model.body.embedding.weight.device, config.block_size
+    sharing = 1 if device.type == "cuda" else config.tensor_parallel
     available = num_blocks_in(
-        free_memory(model.body.embedding.weight.device),
-        model.body.attention_shapes(),
+        free_memory(device) // sharing,
+        own_shapes(model, config.tensor_parallel),
         block_size=size,
         max_tokens=config.scheduler.max_model_len or size,
         dtype=model.dtype,
     )
+    scheduling = _scheduling(model, config)
     longest = scheduling.max_model_len
     if longest is None:
         return available

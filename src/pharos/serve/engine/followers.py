@@ -68,16 +68,31 @@ class Followers:
         store = TCPStore(ADDRESS, 0, size, is_master=True, wait_for_workers=False)
         started = [_start(_Orders(Share(rank, size), store.port, build)) for rank in range(1, size)]
         followers = cls([process for process, _ in started], [pipe for _, pipe in started])
-        with followers._naming_who_failed():
+        with followers.together():
             _join(Share(0, size), store)
         return followers
 
     @contextmanager
-    def computing(self, batch: Batch) -> Iterator[None]:
-        """Within it, the followers compute this batch. Raises RuntimeError if one has failed."""
+    def together(self) -> Iterator[None]:
+        """Within it, all ranks do the same. A follower that fails is named by a RuntimeError; what
+        this process does wrong itself is raised as it is."""
         if self._has_failed:
             raise RuntimeError("a part of the model has failed before; start the engine anew")
-        with self._naming_who_failed():
+        try:
+            yield
+        except Exception as error:
+            self._has_failed = True
+            found = self._who_failed() if isinstance(error, RuntimeError) else None
+            for process in self._processes:
+                process.kill()
+            if found is not None:
+                raise RuntimeError(found) from error
+            raise
+
+    @contextmanager
+    def computing(self, batch: Batch) -> Iterator[None]:
+        """Within it, the followers compute this batch."""
+        with self.together():
             _broadcast(batch)
             yield
 
@@ -93,19 +108,11 @@ class Followers:
                 process.wait()
         dist.destroy_process_group()
 
-    @contextmanager
-    def _naming_who_failed(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            self._has_failed = True
-            reasons = [_last_words(pipe) for pipe in self._pipes]
-            for process in self._processes:
-                process.kill()
-            for rank, reason in enumerate(reasons, start=1):
-                if reason:
-                    raise RuntimeError(f"rank {rank} of the model has failed: {reason}") from error
-            raise
+    def _who_failed(self) -> str | None:
+        for rank, pipe in enumerate(self._pipes, start=1):
+            if reason := _last_words(pipe):
+                return f"rank {rank} of the model has failed: {reason}"
+        return None
 
 
 def agree_on_least(value: int) -> int:
@@ -117,8 +124,17 @@ def agree_on_least(value: int) -> int:
 
 def follow(runner: "Runner") -> None:
     """Compute what rank 0 computes, until it ends."""
-    while (batch := _broadcast(None)) is not None:
+    while (batch := _next_batch()) is not None:
         runner.compute(batch)
+
+
+def _next_batch() -> Batch | None:
+    """None when rank 0 says so, or is gone."""
+    try:
+        return _broadcast(None)
+    except RuntimeError:
+        log.info("rank 0 of the model is gone, and so is this one")
+        return None
 
 
 def main(descriptor: int) -> None:
@@ -130,9 +146,16 @@ def main(descriptor: int) -> None:
         follow(build(share))
     except Exception as error:
         log.exception("rank %d of the model has failed", share.rank)
-        pipe.send(f"{type(error).__name__}: {error}")
+        _report(pipe, f"{type(error).__name__}: {error}")
     finally:
         pipe.close()
+
+
+def _report(pipe: Connection, reason: str) -> None:
+    try:
+        pipe.send(reason)
+    except OSError:
+        log.info("nobody is there to be told")
 
 
 def _broadcast(batch: Batch | None) -> Batch | None:

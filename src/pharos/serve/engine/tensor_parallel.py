@@ -51,6 +51,9 @@ class Share:
         return range(one, one + 1)
 
 
+WHOLE = Share(0, 1)
+
+
 def split_model(model: CausalLM, share: Share) -> None:
     """Keep a share of a decoder, in place. Raises ValueError for one that cannot be shared so."""
     if share.size == 1:
