@@ -99,3 +99,8 @@ def test_bytes_are_multiplied_as_their_twin(rows: int) -> None:
     found = int8_weight_matmul(x_NI, weight_OI, scale_O)
     plain = plain_int8_weight_matmul(x_NI, weight_OI, scale_O)
     torch.testing.assert_close(found, plain, rtol=2e-2, atol=0.1)
+
+
+@pytest.mark.parametrize("num_inputs", [8, 24, 40])
+def test_inputs_that_torchs_kernel_would_read_beyond_are_left_to_the_twin(num_inputs: int) -> None:
+    assert not can_multiply_int8_weight(torch.zeros(4, num_inputs, dtype=torch.int8))

@@ -22,6 +22,7 @@ from torch.nn.functional import linear
 
 ZERO = 128
 """What stands for 0 in unsigned bytes around it."""
+ZERO_POINT = torch.zeros(1, dtype=torch.int32)
 FEW_ROWS = 12
 OUTPUTS_AT_ONCE = 256
 
@@ -78,9 +79,8 @@ def int8_matmul(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """`(u8 - zero) s8ᵀ`, each output times its scale."""
-    zero_points_O = torch.zeros_like(scale_O, dtype=torch.int32)
     y_NO: Tensor = torch.ops.onednn.qlinear_pointwise(
-        x_NI, 1.0, zero, packed_OI, scale_O, zero_points_O, None,
+        x_NI, 1.0, zero, packed_OI, scale_O, ZERO_POINT.expand(len(scale_O)), None,
         1.0, 0, dtype, "none", [], "",
     )  # fmt: skip
     return y_NO
@@ -99,8 +99,10 @@ def plain_int8_matmul(
 
 
 def can_multiply_int8_weight(weight_OI: Tensor) -> bool:
-    """Whether `int8_weight_matmul` works for this weight."""
-    return weight_OI.device.type == "cpu" and hasattr(torch.ops.aten, "_weight_int8pack_mm")
+    """Whether `int8_weight_matmul` works for this weight. (torch's kernel reads 16 inputs at a
+    time, and does not look whether there are as many.)"""
+    is_whole = weight_OI.shape[1] % 16 == 0 and weight_OI.device.type == "cpu"
+    return is_whole and hasattr(torch.ops.aten, "_weight_int8pack_mm")
 
 
 def int8_weight_matmul(x_NI: Tensor, weight_OI: Tensor, scale_O: Tensor) -> Tensor:
