@@ -18,6 +18,7 @@ from pharos.models.heads import CausalLM
 from pharos.models.load import build_model, new_model
 from pharos.quant import METHODS, W8A8Linear, W8A16Linear, convert
 from pharos.quant.decoders import EightBitEmbedding
+from pharos.quant.w8a8 import LastInput
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
@@ -154,6 +155,19 @@ def test_a_converted_model_writes(method: str) -> None:
     model = convert(decoder("llama, tied"), method)
     tokens = list(Generation(model, [[1, 2, 3], [4]], SamplingParams(max_tokens=4)))
     assert len(tokens) == 8
+
+
+@torch.inference_mode()
+def test_linears_that_share_an_input_quantize_it_once_and_no_other() -> None:
+    last = LastInput()
+    one, two = (W8A8Linear(nn.Linear(64, 32).requires_grad_(False), last) for _ in range(2))
+    x_NI, other_NI = torch.randn(2, 3, 64)
+    expected = [linear(x_NI.clone()) for linear in (one, two, one)]
+    found = [one(x_NI), two(x_NI), one(x_NI)]
+    assert last.quantized(x_NI)[0] is last.quantized(x_NI)[0]
+    assert not torch.equal(one(other_NI), found[0])
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @torch.inference_mode()

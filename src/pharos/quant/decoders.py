@@ -64,8 +64,8 @@ def convert_decoder(model: CausalLM, make: Callable[[nn.Linear], EightBitLinear]
         )
     if table.weight.device.type != "cpu":
         raise ModelError(
-            f"the model is on {table.weight.device}; eight-bit linears are for CPUs: load it there, "
-            "or serve it in bfloat16"
+            f"the model is on {table.weight.device}; eight-bit linears are for CPUs: load it on "
+            "one, or leave it in bfloat16"
         )
     dtype = torch.bfloat16 if has_bf16() else torch.float32
     swap_linears(model, lambda linear, _: cast(nn.Module, make(linear)), kept=KEPT)

@@ -25,11 +25,29 @@ from pharos.ops.int8 import (
 from pharos.quant.decoders import convert_decoder
 
 
-class W8A8Linear(nn.Module):
-    """A frozen linear; it gives what it is given, in type and in dimensions but the last."""
+class LastInput:
+    """The bytes of the tensor that was quantized last: query, key and value are given the same one.
+    (No linear's input is changed in place; threads may run side by side.)"""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
+
+    def quantized(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        last = self._last
+        if last is not None and last[0] is x:
+            return last[1]
+        found = quantize_around_zero(x.reshape(-1, x.shape[-1]))
+        self._last = x, found
+        return found
+
+
+class W8A8Linear(nn.Module):
+    """A frozen linear; it gives what it is given, in type and in dimensions but the last. Those of
+    a model share the `last` input."""
+
+    def __init__(self, linear: nn.Linear, last: LastInput | None = None) -> None:
         super().__init__()
+        self.last = last or LastInput()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.fast = has_vnni() and linear.weight.device.type == "cpu"
         weight_OI, scale_O = quantize_weight(linear.weight.detach().float())
@@ -39,7 +57,7 @@ class W8A8Linear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        q_NI, most_N1 = quantize_around_zero(x.reshape(-1, self.in_features))
+        q_NI, most_N1 = self.last.quantized(x)
         matmul = int8_matmul if self.fast else plain_int8_matmul
         y_NO = matmul(q_NI, self.weight, self.scale_O, zero=ZERO, dtype=x.dtype).mul_(most_N1)
         if self.bias is not None:
@@ -59,4 +77,5 @@ class W8A8Linear(nn.Module):
 
 def convert_w8a8(model: CausalLM) -> CausalLM:
     """Turn a decoder into one for inference with eight-bit linears and head, in place."""
-    return convert_decoder(model, W8A8Linear)
+    last = LastInput()
+    return convert_decoder(model, lambda linear: W8A8Linear(linear, last))
