@@ -13,6 +13,7 @@ import argparse
 import random
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from benchmarks.answer_quality import Remembering, library_of
@@ -87,6 +88,7 @@ def main() -> None:
     add_arguments(parser)
     parser.add_argument("--articles", type=int, default=160)
     parser.add_argument("--questions", type=int, default=12_000)
+    parser.add_argument("--pairs", type=int, default=32_000, help="at most so many in all")
     arguments = parser.parse_args()
     measure, embedder = Measure(), Remembering(load_encoder())
     trained, held_out = split_articles(arguments.data, arguments.seed)
@@ -95,7 +97,7 @@ def main() -> None:
         ("train", trained.first(arguments.articles), arguments.questions),
     ):
         made = examples(articles, questions, measure, embedder, arguments.seed)
-        write_jsonl(arguments.out / f"reranker_{name}.jsonl", made)
+        write_jsonl(arguments.out / f"reranker_{name}.jsonl", islice(made, arguments.pairs))
 
 
 if __name__ == "__main__":

@@ -253,7 +253,7 @@ def main() -> None:
     parser.add_argument("names", nargs="+", choices=list(CARDS))
     parser.add_argument("--runs", type=Path, default=Path("runs/specialists"))
     parser.add_argument("--adapters", type=Path, default=ADAPTERS)
-    parser.add_argument("--questions", type=int, default=800)
+    parser.add_argument("--questions", type=int, default=500)
     arguments = parser.parse_args()
     with held_out(arguments, Remembering(load_encoder())) as held:
         for name in sorted(arguments.names, key=list(CARDS).index):
