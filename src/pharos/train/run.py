@@ -214,6 +214,11 @@ class Run:
                 "an adapter is trained where each process has the whole model; leave adapter out, "
                 "or set parallel.shard, tensor, pipeline and expert to 1"
             )
+        if recipe.objective.get("load_balancing") and self.parallel.pipeline > 1:
+            raise TrainingError(
+                "objective.load_balancing needs the routers of all layers, and a pipeline's last "
+                "stage has only its own; leave it out, or set parallel.pipeline to 1"
+            )
         if config.precision == "fp16" and self.parallel.pipeline > 1:
             raise TrainingError("training.precision fp16 has no pipeline; choose bf16")
         if not resume and Checkpoints(self.output / "checkpoints", config.keep).steps():

@@ -10,6 +10,9 @@ import torch
 
 from pharos.core.errors import TrainingError
 from pharos.data.rows import Row
+from pharos.models.load import new_model
+from pharos.ops.experts import load_balancing_loss
+from pharos.ops.masks import Causal, Documents
 from pharos.train.objective import IGNORED
 from pharos.train.objectives import Vocabulary, new_objective
 from pharos.train.objectives.causal_lm import CausalLM, CausalLMConfig, positions_within
@@ -204,3 +207,44 @@ def test_what_a_recipe_misspells_is_named() -> None:
         new_objective("causal_lm", {"label_smooth": 0.1}, VOCABULARY)
     with pytest.raises(TrainingError, match=r"label_smoothing is 1\.5"):
         new_objective("causal_lm", {"label_smoothing": 1.5}, VOCABULARY)
+
+
+MIXTRAL = {
+    "model_type": "mixtral",
+    "vocab_size": 61,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "num_local_experts": 4,
+    "max_position_embeddings": 32,
+}
+
+
+def test_balancing_adds_the_routers_loss_over_the_targets(
+    make_batch: Callable[..., Any],
+) -> None:
+    objective = CausalLM(CausalLMConfig(load_balancing=0.5), VOCABULARY)
+    model = new_model(MIXTRAL, "causal_lm", seed=1)
+    batch = make_batch(objective, [packed([7, 8, 9, 10, 11, 0], [4, 5, 0], padding=4)])
+    losses = objective.losses(model, batch)
+    routers: list[torch.Tensor] = []
+    mask = Causal() & Documents(batch["documents"])
+    model.body(batch["ids"], positions_BT=batch["positions"], mask=mask, router_logits=routers)
+    expected = load_balancing_loss(routers, top_k=2, valid_BT=batch["labels"] != IGNORED)
+    count = objective.count(batch)
+    assert count == {"causal_lm": 7, "load_balancing": 7}
+    assert losses["load_balancing"].item() / 7 == pytest.approx(expected.item(), rel=1e-5)
+    losses["load_balancing"].backward()
+    assert all(block.mlp.router.weight.grad.any() for block in model.body.blocks)
+
+
+def test_a_model_without_experts_has_nothing_to_balance(make_batch: Callable[..., Any]) -> None:
+    objective = CausalLM(CausalLMConfig(load_balancing=0.01), VOCABULARY)
+    model = new_model({**MIXTRAL, "model_type": "llama"}, "causal_lm", seed=1)
+    batch = make_batch(objective, [packed([7, 8, 9])])
+    with pytest.raises(TrainingError, match="a llama has no experts to balance"):
+        objective.losses(model, batch)
+    with pytest.raises(ValueError, match="load_balancing is -1"):
+        CausalLMConfig(load_balancing=-1)
