@@ -86,6 +86,15 @@ def serve(
     num_host_blocks: Annotated[
         int, typer.Option("--num-host-blocks", metavar="N", help="More of them in host memory.")
     ] = 0,
+    tensor_parallel: Annotated[
+        int,
+        typer.Option(
+            "--tensor-parallel",
+            metavar="N",
+            min=1,
+            help="Split the model over N processes, each with a GPU of its own if there are any.",
+        ),
+    ] = 1,
     prefix_cache: Annotated[
         bool,
         typer.Option("--prefix-cache/--no-prefix-cache", help="Keep what prompts begin with."),
@@ -155,6 +164,7 @@ def serve(
         device=device,
         quantization=quantization,
         pooling=pooling,
+        tensor_parallel=tensor_parallel,
     )
     http_config = HttpConfig(
         max_pending=max_pending,
@@ -166,6 +176,11 @@ def serve(
         adapters_folder=adapters_folder,
         api_keys=frozenset() if api_key_file is None else read_keys(api_key_file),
     )
+    if tensor_parallel > 1 and (adapter or adapters_folder):
+        raise typer.BadParameter(
+            f"--tensor-parallel is {tensor_parallel}, and adapters are for a model in one process; "
+            "leave one of the two out, or merge the adapter into the model"
+        )
     adapters = named_folders(adapter or ())
     asyncio.run(
         served_until_stopped(
