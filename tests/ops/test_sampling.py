@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pharos.core import SamplingParams
+from pharos.ops import sampling
 from pharos.ops.sampling import (
     Seen,
     bias_of,
@@ -55,6 +57,7 @@ def ranked(scores: Sequence[float]) -> list[int]:
 # Which tokens are left
 
 
+@settings(deadline=None)
 @given(rows=ROWS, top_k=st.integers(0, VOCAB + 3))
 def test_top_k_keeps_the_k_likeliest(rows: list[list[float]], top_k: int) -> None:
     shares = probabilities(logits_of(rows), [SamplingParams(top_k=top_k)] * len(rows))
@@ -62,6 +65,7 @@ def test_top_k_keeps_the_k_likeliest(rows: list[list[float]], top_k: int) -> Non
         assert kept(row) == set(ranked(scores)[: top_k or VOCAB])
 
 
+@settings(deadline=None)
 @given(rows=ROWS, top_p=st.floats(0.01, 1.0))
 def test_top_p_keeps_the_fewest_that_reach_it(rows: list[list[float]], top_p: float) -> None:
     shares = probabilities(logits_of(rows), [SamplingParams(top_p=top_p)] * len(rows))
@@ -74,6 +78,7 @@ def test_top_p_keeps_the_fewest_that_reach_it(rows: list[list[float]], top_p: fl
         assert len(found) == 1 or reached - least < top_p + 1e-5
 
 
+@settings(deadline=None)
 @given(rows=ROWS, min_p=st.floats(0.01, 1.0))
 def test_min_p_keeps_those_near_the_likeliest(rows: list[list[float]], min_p: float) -> None:
     shares = probabilities(logits_of(rows), [SamplingParams(min_p=min_p)] * len(rows))
@@ -84,6 +89,7 @@ def test_min_p_keeps_those_near_the_likeliest(rows: list[list[float]], min_p: fl
         assert surely <= kept(row) <= perhaps
 
 
+@settings(deadline=None)
 @given(
     rows=ROWS,
     temperature=st.floats(0.1, 5.0),
@@ -120,6 +126,7 @@ def test_next_to_no_temperature_leaves_the_likeliest_alone(temperature: float) -
 # The draw
 
 
+@settings(deadline=None)
 @given(rows=ROWS)
 def test_the_share_of_draws_is_the_probability(rows: list[list[float]]) -> None:
     """Over an even grid of uniform numbers the counts are exact but for one at each end."""
@@ -131,6 +138,7 @@ def test_the_share_of_draws_is_the_probability(rows: list[list[float]]) -> None:
         assert (counts - grid * shares[0]).abs().max() <= 1.001
 
 
+@settings(deadline=None)
 @given(rows=ROWS, top_k=st.integers(1, VOCAB), at=st.floats(0, 1, exclude_max=True))
 def test_what_was_taken_out_is_never_drawn(rows: list[list[float]], top_k: int, at: float) -> None:
     shares = probabilities(logits_of(rows), [SamplingParams(top_k=top_k)] * len(rows))
@@ -139,12 +147,20 @@ def test_what_was_taken_out_is_never_drawn(rows: list[list[float]], top_k: int, 
         assert (shares.gather(1, drawn[:, None]) > 0).all()
 
 
+@settings(deadline=None)
 @given(seed=st.integers(-(2**70), 2**70), step=st.integers(0, 2**32))
 def test_a_uniform_depends_on_seed_and_step_alone(seed: int, step: int) -> None:
     first = uniform(seed, step)
     uniform(seed + 1, step + 1)
     assert uniform(seed, step) == first
     assert 0.0 <= first < 1.0
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**64 - 1), step=st.integers(0, 2**40))
+def test_uniforms_are_those_of_numpys_philox(seed: int, step: int) -> None:
+    theirs = np.random.Generator(np.random.Philox(key=seed, counter=[step, 0, 0, 0]))
+    assert uniform(seed, step) == theirs.random()
 
 
 def test_uniforms_of_neighbouring_seeds_and_steps_spread_evenly() -> None:
@@ -156,6 +172,42 @@ def test_uniforms_of_neighbouring_seeds_and_steps_spread_evenly() -> None:
         counts = torch.histc(torch.tensor(numbers), bins=10, min=0.0, max=1.0)
         chi_squared = ((counts - 200) ** 2 / 200).sum()
         assert chi_squared < 27.9  # of nine degrees of freedom; the numbers are always the same
+
+
+def sorted_out(logits: Tensor, top_k: int, top_p: float) -> Tensor:
+    """The plain way: all are sorted, the first of equal ones first."""
+    values, order = logits.sort(dim=-1, descending=True, stable=True)
+    values = values.clone()
+    if top_k:
+        values[top_k:] = -torch.inf
+    shares = values.double().softmax(-1)
+    if top_p < 1.0:
+        values[1:][(shares.cumsum(-1) - shares)[1:] >= top_p] = -torch.inf
+    return torch.empty_like(logits).scatter_(-1, order, values)
+
+
+@settings(deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from([0, 1, 7, 40]), st.sampled_from([1.0, 0.9, 0.3])),
+        min_size=1,
+        max_size=4,
+    ),
+    most=st.sampled_from([1, 5, 30, 1000]),
+    is_coarse=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_however_many_are_sorted_the_same_ones_are_kept(
+    rows: list[tuple[int, float]], most: int, is_coarse: bool, seed: int
+) -> None:
+    logits = 2 * random_logits(len(rows), seed=seed)
+    logits = logits.round() if is_coarse else logits
+    params = [SamplingParams(temperature=1.0, top_k=k, top_p=p) for k, p in rows]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sampling, "MOST_SORTED", most)
+        shares = probabilities(logits, params)
+    for row, (top_k, top_p) in enumerate(rows):
+        assert kept(shares[row]) == kept(sorted_out(logits[row], top_k, top_p).softmax(-1))
 
 
 # Rows
@@ -195,6 +247,7 @@ def seen_of(rows: int, vocab: int = 50) -> Seen:
     return Seen(*counts)
 
 
+@settings(deadline=None)
 @given(rows=ROWS)
 def test_a_temperature_of_zero_takes_the_likeliest(rows: list[list[float]]) -> None:
     logits = logits_of(rows)
@@ -207,6 +260,7 @@ def test_a_temperature_of_zero_takes_the_likeliest(rows: list[list[float]]) -> N
 # Biases
 
 
+@settings(deadline=None)
 @given(
     scores=SCORES,
     bias=st.dictionaries(st.integers(0, VOCAB - 1), st.floats(-100.0, 100.0), max_size=VOCAB),
@@ -232,6 +286,7 @@ def test_an_end_comes_early_only_where_nothing_else_may() -> None:
 # Penalties
 
 
+@settings(deadline=None)
 @given(
     scores=SCORES,
     prompt=st.lists(st.integers(0, VOCAB - 1), max_size=6),

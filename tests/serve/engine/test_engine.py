@@ -10,10 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pharos.adapt import Adapters, LoraConfig, save_adapter
 from pharos.core import SamplingParams
 from pharos.data.tokenizer import Tokenizer
 from pharos.models.doubles import tiny_llama
 from pharos.models.generation import Generation
+from pharos.models.heads import CausalLM
 from pharos.serve.engine.build import EngineConfig, engine_over
 from pharos.serve.engine.engine import Engine
 from pharos.serve.engine.request import Grammar, Output, Refusal, Request, Sequence
@@ -73,13 +75,13 @@ def ids_of(outputs: Seq[Output]) -> list[int]:
     return [token.id for output in outputs for token in output.tokens]
 
 
-def generated(request: Request) -> list[int]:
+def generated(request: Request, model: CausalLM = MODEL) -> list[int]:
     """What `Generation` writes, without the end."""
     sampling = SamplingParams(
         **{name: getattr(request.params, name) for name in SamplingParams.__slots__}
         | {"seed": request.seed}
     )
-    tokens = Generation(MODEL, [request.prompt], sampling, eos_ids=sorted(request.eos_ids))
+    tokens = Generation(model, [request.prompt], sampling, eos_ids=sorted(request.eos_ids))
     return [token.id for token in tokens if token.finish_reason != "stop"]
 
 
@@ -231,6 +233,48 @@ def test_a_prefix_that_is_known_is_not_computed_again() -> None:
         assert last.num_cached == (0, 12)[number]
         assert last.num_prompt == 14
     assert engine.stats.prefix_hits == 12
+
+
+# Adapters
+
+
+@torch.no_grad()
+def write_adapter(folder: Path, *, seed: int) -> CausalLM:
+    """A LoRA of random weights; the model with it alone."""
+    adapters = Adapters(model := tiny_llama())
+    adapters.add(LoraConfig(r=4))
+    generator = torch.Generator().manual_seed(seed)
+    for part in adapters.parts():
+        for parameter in part.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    save_adapter(adapters, folder)
+    return model
+
+
+def test_each_request_is_written_by_its_adapter_through_preemptions_and_drafts(
+    tmp_path: Path,
+) -> None:
+    alone = {name: write_adapter(tmp_path / name, seed=i) for i, name in enumerate("ab")}
+    requests = [
+        request(i, SHARED[:9], params(max_tokens=30), adapter=adapter)
+        for i, adapter in enumerate([None, "a", "b", "a"])
+    ]
+    expected = {each.id: generated(each, alone.get(each.adapter or "", MODEL)) for each in requests}
+    scheduling = SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=8)
+    config = EngineConfig(scheduler=scheduling, num_blocks=20, block_size=4)
+    speculation = always(HalfRight(expected, seed=1))
+    engine = engine_over(tiny_llama(), None, config, speculation=speculation)
+    for name in alone:
+        engine.load_adapter(name, tmp_path / name)
+    for each in requests:
+        engine.add(each)
+    engine.unload_adapter("a")
+    found = {id_: ids_of(told) for id_, told in drain(engine).items()}
+    assert found == expected
+    assert engine.stats.num_preemptions > 0
+    assert found["1"] == found["3"] != found["2"] != found["0"]
+    with pytest.raises(ValueError, match="there is no adapter 'a'; loaded are b"):
+        engine.add(requests[1])
 
 
 # Embeddings

@@ -90,6 +90,7 @@ def test_penalties_where_tokens_were_seen_are_penalties_everywhere(
     assert torch.equal(penalized_at(logits, params, counts), everywhere)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sets(st.integers(0, VOCAB - 1), min_size=1), min_size=1, max_size=3))
 def test_only_legal_tokens_keep_their_scores(legal: list[set[int]]) -> None:
     mask = np.zeros((len(legal), 2), dtype=np.uint32)

@@ -159,6 +159,14 @@ class Engine:
             num_accepted_tokens=self._num_accepted_tokens,
         )
 
+    def close(self) -> None:
+        """Ends the threads and processes that work for it."""
+        self._filler.close()
+        if self._compiler is not None:
+            self._compiler.close()
+        if self.runner.followers is not None:
+            self.runner.followers.stop()
+
     def check(self) -> None:
         """Asserts that nothing is held for a request that has ended, and that the blocks add up."""
         self.scheduler.check()

@@ -96,7 +96,8 @@ def run(build: BuildEngine, connection: Connection) -> None:
     listener = threading.Thread(target=_listen, args=(connection, inbox), daemon=True)
     listener.start()
     try:
-        _Loop(build(), inbox, connection).run()
+        with contextlib.closing(build()) as engine:
+            _Loop(engine, inbox, connection).run()
     except (BrokenPipeError, ConnectionResetError):
         log.info("the engine's client is gone, and so is the engine")
     except Exception as error:
@@ -112,8 +113,14 @@ def main(descriptor: int) -> None:
     """In a process of its own: how to build the engine comes first."""
     connection = Connection(descriptor)
     build: BuildEngine = connection.recv()
-    gc.freeze()  # what is imported stays: the collector need not look at it
-    run(build, connection)
+
+    def build_to_stay() -> Engine:
+        engine = build()
+        gc.collect()
+        gc.freeze()  # what there is now stays: the collector need not look at it again
+        return engine
+
+    run(build_to_stay, connection)
 
 
 class _Loop:
