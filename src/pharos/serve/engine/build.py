@@ -12,17 +12,29 @@ from pharos.data.tokenizer import Tokenizer
 from pharos.models.heads import CausalLM
 from pharos.serve.engine.adapters import AdapterRegistry
 from pharos.serve.engine.block_pool import BlockPool
+from pharos.serve.engine.draft_model import DraftModelProposer
 from pharos.serve.engine.engine import Engine
 from pharos.serve.engine.followers import Followers, agree_on_least
 from pharos.serve.engine.grammar import GrammarCompiler
 from pharos.serve.engine.paged_kv import PagedKV, free_memory, num_blocks_in
 from pharos.serve.engine.runner import Pooling, Runner
 from pharos.serve.engine.scheduler import Scheduler, SchedulerConfig
-from pharos.serve.engine.speculation import Speculation
+from pharos.serve.engine.speculation import AdaptiveLength, NgramProposer, Speculation
 from pharos.serve.engine.tensor_parallel import Share, own_shapes
 from pharos.serve.local import DType, LocalModel, Quantization, load_local
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeculationConfig:
+    """Drafts are made by a small model of the same vocabulary, or (None) of what stands in the text
+    already: at most `max_drafts` a step for each of at most `max_batch` sequences, and only where
+    they pay."""
+
+    draft_model: str | Path | None = None
+    max_drafts: int = 6
+    max_batch: int = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +55,7 @@ class EngineConfig:
     quantization: Quantization | None = None
     pooling: Pooling = "last"
     tensor_parallel: int = 1
+    speculation: SpeculationConfig | None = None
 
 
 def build_engine(name: str | Path, config: EngineConfig) -> Engine:
@@ -63,7 +76,13 @@ def build_follower(name: str | Path, config: EngineConfig, share: Share) -> Runn
 
 def _engine(name: str | Path, config: EngineConfig, followers: Followers | None) -> Engine:
     loaded = _load(name, config, Share(0, config.tensor_parallel))
-    return engine_over(loaded.model, loaded.tokenizer, config, followers=followers)
+    return engine_over(
+        loaded.model,
+        loaded.tokenizer,
+        config,
+        draft_model=_load_draft_model(config),
+        followers=followers,
+    )
 
 
 def _load(name: str | Path, config: EngineConfig, share: Share) -> LocalModel:
@@ -80,6 +99,17 @@ def _load(name: str | Path, config: EngineConfig, share: Share) -> LocalModel:
             "`pharos generate`"
         )
     return loaded
+
+
+def _load_draft_model(config: EngineConfig) -> CausalLM | None:
+    """It is not split: on several GPUs, the first has all of it."""
+    if config.speculation is None or config.speculation.draft_model is None:
+        return None
+    device = _own_device(config.device, Share(0, config.tensor_parallel))
+    loaded = load_local(config.speculation.draft_model, dtype=config.dtype, device=device)
+    if not isinstance(loaded, LocalModel):
+        raise ModelError(f"{loaded.name} is an encoder-decoder; drafts are made by a decoder")
+    return loaded.model
 
 
 def _own_device(device: str, share: Share) -> str:
@@ -100,12 +130,14 @@ def engine_over(
     tokenizer: Tokenizer | None,
     config: EngineConfig,
     *,
+    draft_model: CausalLM | None = None,
     speculation: Speculation | None = None,
     followers: Followers | None = None,
 ) -> Engine:
     """An engine over a model that is loaded. Without a tokenizer, its outputs have no text. A split
-    model has its other parts in `followers`, and takes no adapters."""
-    kv = _make_kv(model, config)
+    model has its other parts in `followers`, and takes no adapters. `speculation` stands in for
+    what the config asks for."""
+    kv = _make_kv(model, config, draft_model)
     pool = BlockPool(
         kv.num_blocks,
         config.block_size,
@@ -123,8 +155,29 @@ def engine_over(
         ),
         tokenizer=tokenizer,
         compiler=_compiler(model, tokenizer),
-        speculation=speculation,
+        speculation=speculation or _speculation(model, draft_model, config, kv),
     )
+
+
+def _speculation(
+    model: CausalLM, draft_model: CausalLM | None, config: EngineConfig, kv: PagedKV
+) -> Speculation | None:
+    """What guesses: a draft model keeps keys of its own, in as many blocks."""
+    asked = config.speculation
+    if asked is None:
+        return None
+    lengths = AdaptiveLength(most=asked.max_drafts, max_batch=asked.max_batch)
+    if draft_model is None:
+        return Speculation(NgramProposer(), lengths)
+    own_kv = PagedKV(
+        draft_model.body.attention_shapes(),
+        num_blocks=kv.num_blocks,
+        block_size=kv.block_size,
+        dtype=draft_model.dtype,
+        device=kv.device,
+    )
+    runner = Runner(draft_model, own_kv)
+    return Speculation(DraftModelProposer(runner, vocab_size=model.config.vocab_size), lengths)
 
 
 def _max_len(model: CausalLM, config: SchedulerConfig) -> int | None:
@@ -145,9 +198,10 @@ def _scheduling(model: CausalLM, config: EngineConfig) -> SchedulerConfig:
     return replace(config.scheduler, max_model_len=_max_len(model, config.scheduler))
 
 
-def _make_kv(model: CausalLM, config: EngineConfig) -> PagedKV:
-    """Of a split model, the keys of this process's heads; equally many blocks everywhere."""
-    num_blocks = config.num_blocks or _num_blocks(model, config)
+def _make_kv(model: CausalLM, config: EngineConfig, draft_model: CausalLM | None = None) -> PagedKV:
+    """Of a split model, the keys of this process's heads; equally many blocks everywhere. The keys
+    of a draft model find room beside them."""
+    num_blocks = config.num_blocks or _num_blocks(model, config, draft_model)
     if config.tensor_parallel > 1:
         num_blocks = agree_on_least(num_blocks)
     return PagedKV(
@@ -160,14 +214,15 @@ def _make_kv(model: CausalLM, config: EngineConfig) -> PagedKV:
     )
 
 
-def _num_blocks(model: CausalLM, config: EngineConfig) -> int:
+def _num_blocks(model: CausalLM, config: EngineConfig, draft_model: CausalLM | None) -> int:
     """As many as the memory has room for, but no more than sequences could fill. Processes on CPUs
     share the memory of one machine."""
     device, size = model.body.embedding.weight.device, config.block_size
     sharing = 1 if device.type == "cuda" else config.tensor_parallel
+    beside = [] if draft_model is None else draft_model.body.attention_shapes()
     available = num_blocks_in(
         free_memory(device) // sharing,
-        own_shapes(model, config.tensor_parallel),
+        own_shapes(model, config.tensor_parallel) + beside,
         block_size=size,
         max_tokens=config.scheduler.max_model_len or size,
         dtype=model.dtype,
