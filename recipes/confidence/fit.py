@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 from recipes.specialists.squad import HELD_OUT_ARTICLES
 
 from pharos import Library
-from pharos.core.findings import Specialists
+from pharos.core.findings import Specialists, Team
 from pharos.rag.answer import CANDIDATES, PASSAGES_READ, short_answer
 from pharos.rag.confidence import CARD, SPECIALISTS_CARD, signs_of
 from pharos.rag.consult import Consultation
@@ -81,7 +81,7 @@ def collect(
     library: Library,
     embedder: Remembering,
     questions: Sequence[tuple[Question, bool]],
-    specialists: Specialists,
+    specialists: Team,
 ) -> list[Example]:
     reader = ExtractiveReader(embedder)
     num_found = CANDIDATES if specialists.reranker else PASSAGES_READ

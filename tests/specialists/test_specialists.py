@@ -13,7 +13,7 @@ from pharos.core.findings import (
     Specialists,
 )
 from pharos.specialists.reranker import RerankerConfig, priors
-from pharos.specialists.shared_encoder import SharedEncoder
+from pharos.specialists.shared_encoder import SharedEncoder, load_shared_encoder
 from pharos.specialists.span_reader import (
     Candidate,
     SpanReader,
@@ -22,7 +22,7 @@ from pharos.specialists.span_reader import (
     collected,
     wording,
 )
-from pharos.specialists.team import load_specialists
+from pharos.specialists.team import ShippedTeam, load_specialists
 
 QUESTION = "who feeds the gulls ?"
 PADDING = "the old stone tower of the town burns in the night . " * 6
@@ -60,6 +60,16 @@ def hit_of(
 
 def test_what_is_not_there_is_left_out(shared: SharedEncoder, tmp_path: Path) -> None:
     assert load_specialists(shared, tmp_path) == Specialists()
+
+
+def test_one_is_loaded_when_it_is_first_asked_and_no_earlier(
+    base: Path, reader_folder: Path
+) -> None:
+    shared = load_shared_encoder(str(base), "fp32", threads=1)
+    team = ShippedTeam(shared, reader_folder.parent)
+    assert shared.lanes.keys() == {"sentences"}
+    assert team.reader is team.reader is not None
+    assert shared.lanes.keys() == {"sentences", "reader"}
 
 
 def test_they_are_what_the_pipeline_asks_for(specialists: Specialists) -> None:

@@ -84,9 +84,25 @@ class Guard(Protocol):
     def risks(self, texts: Sequence[str]) -> list[float]: ...
 
 
+class Team(Protocol):
+    """Who is asked on the way to an answer. What one that is not there would say, is not said."""
+
+    @property
+    def reranker(self) -> Reranker | None: ...
+
+    @property
+    def reader(self) -> AnswerFinder | None: ...
+
+    @property
+    def guard(self) -> Guard | None: ...
+
+    @property
+    def grounding(self) -> GroundingChecker | None: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Specialists:
-    """Who is asked on the way to an answer. What one that is not there would say, is not said."""
+    """A `Team` of those that are given."""
 
     reranker: Reranker | None = None
     reader: AnswerFinder | None = None

@@ -24,7 +24,7 @@ from pharos.core import (
     SamplingParams,
     Span,
 )
-from pharos.core.findings import Reading, Specialists
+from pharos.core.findings import Reading, Specialists, Team
 from pharos.rag.confidence import default_calibration, judge
 from pharos.rag.consult import Consultation, sentence_around
 from pharos.rag.generate import (
@@ -64,7 +64,7 @@ def answer_question(
     threshold: float | None = None,
     on_text: OnText | None = None,
     keep_unsupported: bool = False,
-    specialists: Specialists | None = None,
+    specialists: Team | None = None,
     k: int = PASSAGES_READ,
     explain: bool = False,
 ) -> Answer:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from pharos.core import Hit, Reranker, Span
-from pharos.core.findings import Checked, Explanation, Reading, Specialists
+from pharos.core.findings import Checked, Explanation, Reading, Team
 from pharos.data.sentences import split_sentences
 from pharos.rag.verify import Claim, Verdict
 
@@ -20,7 +20,7 @@ class Consultation:
     """The specialists, and what they have said about one question so far."""
 
     question: str
-    specialists: Specialists
+    specialists: Team
     candidates: Sequence[Hit] = ()
     reading: Reading | None = None
     checked: list[Checked] = field(default_factory=list)

@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pharos.core.findings import Specialists
+from pharos.core.findings import Team
 
 if TYPE_CHECKING:
     from pharos.specialists import SentenceEncoder
@@ -19,11 +19,11 @@ def default_embedder() -> "SentenceEncoder":
 
 
 @lru_cache(maxsize=1)
-def default_specialists() -> Specialists:
+def default_specialists() -> Team:
     """Those whose adapters are in the package, over the encoder that embeds."""
-    from pharos.specialists.team import load_specialists
+    from pharos.specialists.team import ShippedTeam
 
-    return load_specialists(default_embedder().shared)
+    return ShippedTeam(default_embedder().shared)
 
 
 def default_tokenizer_file() -> Path:

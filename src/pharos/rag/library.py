@@ -18,7 +18,7 @@ from pharos.core import (
     LanguageModel,
     LibraryError,
 )
-from pharos.core.findings import Specialists
+from pharos.core.findings import Specialists, Team
 from pharos.data.discover import SourceFile
 from pharos.rag import search as retrieval
 from pharos.rag.access import PUBLIC, groups_of
@@ -60,7 +60,7 @@ class Library:
         folder: Path,
         embedder: Embedder | None,
         tokenizer_file: Path | None,
-        specialists: Specialists | None,
+        specialists: Team | None,
     ) -> None:
         self._store = Store(folder)
         self._given_embedder = embedder
@@ -74,7 +74,7 @@ class Library:
         *,
         embedder: Embedder | None = None,
         tokenizer_file: Path | None = None,
-        specialists: Specialists | None = None,
+        specialists: Team | None = None,
         create: bool = True,
     ) -> "Library":
         """The library in the folder `path`; its first ingest makes it if it is absent.
@@ -281,7 +281,7 @@ class Library:
         return self._given_embedder or default_embedder()
 
     @property
-    def _specialists(self) -> Specialists:
+    def _specialists(self) -> Team:
         if self._given_specialists is not None:
             return self._given_specialists
         return default_specialists() if self._given_embedder is None else Specialists()

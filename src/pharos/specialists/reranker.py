@@ -33,7 +33,7 @@ LEAST_SHARE = 1e-3
 class RerankerConfig:
     """`max_windows` bounds what is read for a question, if there are not more passages."""
 
-    max_windows: int = 40
+    max_windows: int = 30
 
     def __post_init__(self) -> None:
         if self.max_windows < 1:

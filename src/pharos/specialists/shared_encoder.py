@@ -101,10 +101,10 @@ class SharedEncoder:
 
     def put(self, name: str, head: EncoderHead, readout: Readout) -> None:
         """A lane of the body under a head, whose tables must be the base's."""
-        body = self._converted(cast(PackedEncoder, head.body))
+        body = cast(PackedEncoder, head.body)
         self._share_tables(body)
         head.to(self._device)
-        self.lanes[name] = Lane(body, readout)
+        self.lanes[name] = Lane(self._converted(body), readout)
 
     @property
     def threads(self) -> int:

@@ -5,35 +5,62 @@ specialists.reader        # None where its adapter is not there
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 from pharos.core.findings import Specialists
 from pharos.data.tokenizer import Tokenizer
 from pharos.specialists.cards import ADAPTERS, Card, specialist_folder, verified_card
-from pharos.specialists.grounding import load_grounding_checker
-from pharos.specialists.injection import load_injection_detector
-from pharos.specialists.reranker import load_reranker
+from pharos.specialists.grounding import WindowGroundingChecker, load_grounding_checker
+from pharos.specialists.injection import InjectionDetector, load_injection_detector
+from pharos.specialists.reranker import WindowReranker, load_reranker
 from pharos.specialists.shared_encoder import SharedEncoder
-from pharos.specialists.span_reader import load_span_reader
+from pharos.specialists.span_reader import SpanReader, load_span_reader
 from pharos.specialists.windows import Pairs
 
 L = TypeVar("L")
 Load = Callable[[SharedEncoder, Pairs, Path, Card], L]
 
 
+class ShippedTeam:
+    """A `core.Team` of those whose folder is in `adapters`, each loaded when it is first asked.
+    Raises ModelError then for one that is damaged, or not for this encoder."""
+
+    def __init__(self, shared: SharedEncoder, adapters: Path = ADAPTERS) -> None:
+        self._shared, self._adapters = shared, adapters
+        self._pairs = Pairs(Tokenizer.load(shared.folder.path))
+
+    @cached_property
+    def reranker(self) -> WindowReranker | None:
+        return self._loaded("reranker", load_reranker)
+
+    @cached_property
+    def reader(self) -> SpanReader | None:
+        return self._loaded("reader", load_span_reader)
+
+    @cached_property
+    def guard(self) -> InjectionDetector | None:
+        return self._loaded("injection", load_injection_detector)
+
+    @cached_property
+    def grounding(self) -> WindowGroundingChecker | None:
+        return self._loaded("grounding", load_grounding_checker)
+
+    def _loaded(self, name: str, load: Load[L]) -> L | None:
+        folder = specialist_folder(name, self._adapters)
+        if folder is None:
+            return None
+        return load(self._shared, self._pairs, folder, verified_card(folder))
+
+
 def load_specialists(shared: SharedEncoder, adapters: Path = ADAPTERS) -> Specialists:
-    """All whose folder is in `adapters`, by the names of `cards.SPECIALISTS`. Raises ModelError for
-    one that is damaged, or not for this encoder."""
-    pairs = Pairs(Tokenizer.load(shared.folder.path))
-
-    def loaded(name: str, load: Load[L]) -> L | None:
-        folder = specialist_folder(name, adapters)
-        return None if folder is None else load(shared, pairs, folder, verified_card(folder))
-
+    """All whose folder is in `adapters`, now. Raises ModelError for one that is damaged, or not for
+    this encoder."""
+    team = ShippedTeam(shared, adapters)
     return Specialists(
-        reranker=loaded("reranker", load_reranker),
-        reader=loaded("reader", load_span_reader),
-        guard=loaded("injection", load_injection_detector),
-        grounding=loaded("grounding", load_grounding_checker),
+        reranker=team.reranker,
+        reader=team.reader,
+        guard=team.guard,
+        grounding=team.grounding,
     )
