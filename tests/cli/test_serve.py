@@ -13,16 +13,35 @@ import httpx
 import openai
 import psutil
 import pytest
+import torch
+
+from pharos.adapt import Adapters, LoraConfig, save_adapter
+from pharos.models.load import load_model
 
 LONG = {"model": "tiny", "prompt": "The keeper", "max_tokens": 1500}
 FOREVER = {"ignore_eos": True}
 
 
+@torch.no_grad()
+def write_adapter(model_folder: Path, folder: Path) -> Path:
+    adapters = Adapters(load_model(model_folder))
+    adapters.add(LoraConfig(r=4, target_modules="all-linear"))
+    for part in adapters.parts():
+        for parameter in part.parameters():
+            parameter.normal_(std=0.3)
+    save_adapter(adapters, folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
-def served(llama_folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server's process and its address."""
+def served(
+    llama_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server's process and its address. It has an adapter, named legal."""
     code = "from pharos.cli import main; main()"
+    adapter = write_adapter(llama_folder, tmp_path_factory.mktemp("adapters") / "legal")
     options = ["--port", "0", "--name", "tiny", "--max-model-len", "2048", "--num-blocks", "256"]
+    options += ["--adapter", f"legal={adapter}"]
     process = subprocess.Popen(
         [sys.executable, "-c", code, "serve", str(llama_folder), *options],
         stderr=subprocess.PIPE,
@@ -46,11 +65,17 @@ def client_of(url: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
 
 
+def written_by_adapter(client: openai.OpenAI) -> str:
+    asked = LONG | {"model": "legal", "max_tokens": 9, "temperature": 0}
+    return client.completions.create(**asked, extra_body={"min_tokens": 9}).choices[0].text
+
+
 def test_an_engine_that_is_killed_is_told_of_at_once_and_started_again(
     served: tuple[subprocess.Popen[str], str],
 ) -> None:
     process, url = served
     client = client_of(url)
+    before = written_by_adapter(client)
     (engine,) = psutil.Process(process.pid).children()
     with client.completions.create(**LONG, extra_body=FOREVER, stream=True) as stream:
         chunks = iter(stream)
@@ -66,8 +91,7 @@ def test_an_engine_that_is_killed_is_told_of_at_once_and_started_again(
     assert refused.value.status_code == 503
     while httpx.get(f"{url}/health").status_code != 200:
         assert process.poll() is None
-    reply = client.completions.create(**LONG | {"max_tokens": 3})
-    assert reply.choices[0].finish_reason is not None
+    assert written_by_adapter(client) == before
 
 
 def test_a_signal_ends_it_when_what_runs_has_ended(
@@ -95,6 +119,7 @@ def test_what_cannot_be_served_is_one_line(
         for arguments, code, says in (
             ((llama_folder, "--adapter", "legal"), 2, "NAME=DIR"),
             ((llama_folder, "--api-key-file", tmp_path / "keys"), 2, "no keys"),
+            ((llama_folder, "--tensor-parallel", "2", "--adapter", "a=b"), 2, "one process"),
             ((llama_folder, "--max-num-seqs", "0"), 2, "max_num_seqs is 0"),
             ((llama_folder, "--timeout", "0"), 2, "timeout_s is 0"),
             ((llama_folder, "--port", port), 1, f"port {port} of 127.0.0.1 cannot be used"),

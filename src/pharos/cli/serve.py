@@ -211,6 +211,7 @@ async def served_until_stopped(
 ) -> None:
     """Loads the model in a process of its own, and serves it until a signal comes."""
     import logging
+    from dataclasses import replace
     from functools import partial
 
     from pharos.cli.terminal import note
@@ -238,7 +239,8 @@ async def served_until_stopped(
             await engine.load_adapter(adapter, path)
             model.adapters[adapter] = path
         address = address_of(listener)
-        if not http_config.api_keys and not is_loopback(listener.getsockname()[0]):
+        http_config = replace(http_config, is_local=is_loopback(listener.getsockname()[0]))
+        if not http_config.api_keys and not http_config.is_local:
             note("Without --api-key-file, everybody who reaches this address may use the model.")
 
         def told() -> None:

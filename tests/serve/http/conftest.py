@@ -72,14 +72,14 @@ def serve(llama_folder: Path) -> Serve:
                     app, listener, drain_s=config.drain_s, on_start=started.set, stop=stop
                 )
 
-        thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
+        thread = threading.Thread(target=asyncio.run, args=(main(),))
         thread.start()
         assert started.wait(120)
         try:
             yield found[0]
         finally:
             found[0].stop()
-            thread.join(3)
+            thread.join()
 
     return serving
 

@@ -54,6 +54,22 @@ def test_a_key_is_asked_for(guarded: Any) -> None:
     assert httpx.get(f"{guarded.url}/health").json() == {"status": "ok"}
 
 
+def test_a_web_page_under_a_strangers_name_is_sent_away(running: Any, guarded: Any) -> None:
+    port = urlsplit(running.url).port
+    for host, status in (
+        (f"evil.example:{port}", 403),
+        (f"localhost.evil.example:{port}", 403),
+        ("[", 403),
+        (f"localhost:{port}", 200),
+        (f"[::1]:{port}", 200),
+        ("127.0.0.1", 200),
+    ):
+        reply = httpx.get(f"{running.url}/v1/models", headers={"Host": host})
+        assert reply.status_code == status, host
+    headers = {"Host": "model.example", "Authorization": "Bearer first"}
+    assert httpx.get(f"{guarded.url}/v1/models", headers=headers).status_code == 200
+
+
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(guarded: Any) -> None:
     client = guarded.client(api_key="first")
     with pytest.raises(openai.APIStatusError) as refused:
@@ -101,7 +117,7 @@ def test_leaving_before_the_reply_ends_its_work(guarded: Any) -> None:
     address = urlsplit(guarded.url)
     body = json.dumps(ASKED | {"ignore_eos": True}).encode()
     with socket.create_connection((address.hostname, address.port)) as connection:
-        head = f"Host: x\r\nAuthorization: Bearer first\r\nContent-Length: {len(body)}\r\n"
+        head = f"Host: localhost\r\nAuthorization: Bearer first\r\nContent-Length: {len(body)}\r\n"
         head += "Content-Type: application/json\r\n"
         connection.sendall(f"POST /v1/completions HTTP/1.1\r\n{head}\r\n".encode() + body)
         wait_for(guarded.url, 1, "num_requests_running")

@@ -9,9 +9,11 @@ is started again. Outputs that a slow reader has not taken yet are joined to one
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Self
@@ -26,6 +28,8 @@ from pharos.serve.engine.worker import Abort, Add, Answered, Call, Method, Told
 
 PATIENCE_S = 120.0
 RESTART_S = 0.5
+
+log = logging.getLogger(__name__)
 
 
 class EngineClient:
@@ -48,8 +52,13 @@ class EngineClient:
         self._mailboxes: dict[str, _Mailbox] = {}
         self._calls: dict[int, asyncio.Future[None]] = {}
         self._numbers = count()
+        self._adapters: dict[str, Path] = {}
         self._engine = Supervisor(
-            host, on_report=self._receive, on_end=self._fail_all, wait_s=restart_s
+            host,
+            on_ready=self._load_again,
+            on_report=self._receive,
+            on_end=self._fail_all,
+            wait_s=restart_s,
         )
 
     async def start(self) -> None:
@@ -97,11 +106,14 @@ class EngineClient:
                 self._engine.send(Abort(id_))
 
     async def load_adapter(self, name: str, folder: Path) -> None:
-        """Raises ValueError for an adapter that does not fit the model."""
+        """Raises ValueError for an adapter that does not fit the model. An engine that is started
+        again loads it again."""
         await self._call("load_adapter", name, folder)
+        self._adapters[name] = folder
 
     async def unload_adapter(self, name: str) -> None:
         """Raises ValueError if there is none of that name."""
+        self._adapters.pop(name, None)
         await self._call("unload_adapter", name)
 
     @property
@@ -122,13 +134,20 @@ class EngineClient:
     async def _call(self, method: Method, *arguments: object) -> None:
         if self._engine.ready is None:
             raise ModelError(f"the engine does not run: {self._engine.reason}")
+        await self._asked(method, *arguments)
+
+    def _asked(self, method: Method, *arguments: object) -> "asyncio.Future[None]":
+        """The answer that will come."""
         number = next(self._numbers)
         answer = self._calls[number] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(lambda _: self._calls.pop(number))
         self._engine.send(Call(number, method, arguments))
-        try:
-            await answer
-        finally:
-            del self._calls[number]
+        return answer
+
+    def _load_again(self) -> None:
+        """An engine that was started again has none of the adapters."""
+        for name, folder in self._adapters.items():
+            self._asked("load_adapter", name, folder).add_done_callback(partial(_note_loss, name))
 
     def _receive(self, reported: Told | Answered) -> None:
         self._heard_s = self._clock()
@@ -139,7 +158,7 @@ class EngineClient:
                     if news.request_id in self._mailboxes:  # else it was aborted meanwhile
                         self._mailboxes[news.request_id].put(news)
             case Answered(number, error):
-                if number in self._calls:
+                if number in self._calls and not self._calls[number].done():
                     _settle(self._calls[number], error)
 
     def _fail_all(self, reason: str) -> None:
@@ -147,7 +166,8 @@ class EngineClient:
         for mailbox in self._mailboxes.values():
             mailbox.put(_failure(reason))
         for answer in self._calls.values():
-            answer.set_exception(ModelError(f"the engine has ended: {reason}"))
+            if not answer.done():
+                answer.set_exception(ModelError(f"the engine has ended: {reason}"))
 
 
 class _Mailbox:
@@ -192,3 +212,8 @@ def _settle(answer: "asyncio.Future[None]", error: str | None) -> None:
         answer.set_result(None)
     else:
         answer.set_exception(ValueError(error))
+
+
+def _note_loss(name: str, answer: "asyncio.Future[None]") -> None:
+    if not answer.cancelled() and answer.exception() is not None:
+        log.error("the adapter %s could not be loaded again: %s", name, answer.exception())

@@ -22,14 +22,16 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """It belongs to the asyncio loop in which it is started. `on_report` is called for what the
-    engine tells, and `on_end` with the reason as soon as it tells nothing any more. `ready` is what
-    it said when its model was loaded, None while it does not run; then `reason` says why."""
+    """It belongs to the asyncio loop in which it is started. `on_ready` is called whenever a model
+    is loaded, before anything else can be sent to its engine, `on_report` for what the engine
+    tells, and `on_end` with the reason as soon as it tells nothing any more. `ready` is what it
+    said when its model was loaded, None while it does not run; then `reason` says why."""
 
     def __init__(
         self,
         host: Host,
         *,
+        on_ready: Callable[[], None],
         on_report: Callable[[Told | Answered], None],
         on_end: Callable[[str], None],
         wait_s: float,
@@ -37,6 +39,7 @@ class Supervisor:
         self.ready: Ready | None = None
         self.reason = "it was not started"
         self._host = host
+        self._on_ready = on_ready
         self._on_report = on_report
         self._on_end = on_end
         self._wait_s = wait_s
@@ -107,12 +110,14 @@ class Supervisor:
         """Hears an engine out; its last words, if it has any."""
         inbox: asyncio.Queue[Reported | None] = asyncio.Queue()
         arguments = (connection, asyncio.get_running_loop(), inbox)
-        threading.Thread(target=_receive, args=arguments, name="engine-news", daemon=True).start()
+        listener = threading.Thread(target=_receive, args=arguments, daemon=True)
+        listener.start()
         last_words = None
         while (reported := await inbox.get()) is not None:
             match reported:
                 case Ready():
                     self.ready = reported
+                    self._on_ready()
                     self._is_ready.set()
                     if not first.done():
                         first.set_result(None)
@@ -120,6 +125,7 @@ class Supervisor:
                     last_words = reason
                 case _:
                     self._on_report(reported)
+        listener.join()
         return last_words
 
 

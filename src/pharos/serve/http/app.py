@@ -64,7 +64,7 @@ def create_app(engine: Engine, model: ServedModel, config: HttpConfig | None = N
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unexpected)
-    app.add_middleware(Gate, api_keys=config.api_keys, max_body_bytes=config.max_body_bytes)
+    app.add_middleware(Gate, config=config)
     return app
 
 

@@ -10,7 +10,8 @@ class HttpConfig:
     have a body of `max_body_bytes`, ask for `max_choices` and `max_output_tokens` (None: what the
     context holds), and take `timeout_s`. A silent stream sends a comment every `keep_alive_s`. On
     SIGTERM, what runs has `drain_s` to end. `adapters_folder` is where clients may load adapters
-    from; None: from nowhere. Without `api_keys`, everybody who reaches the server may use it."""
+    from; None: from nowhere. Without `api_keys`, everybody who reaches the server may use it; where
+    `is_local`, only programs of this machine are meant to, and no web page."""
 
     max_pending: int = 256
     max_body_bytes: int = 16 << 20
@@ -21,6 +22,7 @@ class HttpConfig:
     drain_s: float = 30.0
     adapters_folder: Path | None = None
     api_keys: frozenset[str] = frozenset()
+    is_local: bool = True
 
     def __post_init__(self) -> None:
         for name in ("max_pending", "max_body_bytes", "max_choices"):

@@ -1,12 +1,19 @@
-"""What a request must have to be read at all: a key, if keys are asked for, and a bounded body."""
+"""What a request must have to be read at all: a key, if keys are asked for, and a bounded body.
+
+A server for this machine alone, without keys, can be reached by web pages that this machine's
+browser shows: a stranger's name may resolve to 127.0.0.1 (DNS rebinding). Its Host header then is
+that name, and is refused.
+"""
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+import ipaddress
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pharos.serve.http.config import HttpConfig
 from pharos.serve.http.errors import ApiError
 from pharos.serve.http.replies import error_response
 
@@ -17,10 +24,11 @@ OPEN_PATHS = frozenset({"/health"})
 class Gate:
     """ASGI middleware. Keys are compared by their hashes, in a time that tells nothing of them."""
 
-    def __init__(self, app: ASGIApp, *, api_keys: Iterable[str], max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, config: HttpConfig) -> None:
         self._app = app
-        self._hashes = [_hash(key) for key in api_keys]
-        self._max_body_bytes = max_body_bytes
+        self._hashes = [_hash(key) for key in config.api_keys]
+        self._max_body_bytes = config.max_body_bytes
+        self._is_local = config.is_local and not config.api_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -28,6 +36,7 @@ class Gate:
             return
         headers = Headers(scope=scope)
         try:
+            self._check_host(headers.get("host", ""))
             self._check_key(scope["path"], headers.get("authorization", ""))
             self._check_size(int(headers.get("content-length") or 0))
             body = await self._body(receive)
@@ -48,6 +57,15 @@ class Gate:
                 "keys",
                 status=401,
                 code="invalid_api_key",
+            )
+
+    def _check_host(self, host: str) -> None:
+        if self._is_local and not _is_local_name(host):
+            raise ApiError(
+                f"this server answers to localhost and to addresses, and not to {host[:80]!r}; "
+                "start it with --api-key-file to serve it under other names",
+                status=403,
+                code="wrong_host",
             )
 
     async def _body(self, receive: Receive) -> bytes:
@@ -85,3 +103,12 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 def _hash(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", errors="surrogateescape")).digest()
+
+
+def _is_local_name(host: str) -> bool:
+    """`localhost`, or an address: what no name server has a say in."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
