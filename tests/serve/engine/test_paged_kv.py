@@ -53,9 +53,16 @@ def test_a_budget_is_filled_with_blocks() -> None:
     assert num_blocks_in(10 * size + 1, SHAPES, block_size=4, max_tokens=40) == 10
 
 
-def test_a_budget_that_no_sequence_fits_in_is_refused() -> None:
-    budget = 10 * block_bytes(SHAPES, block_size=4)
-    with pytest.raises(ValueError, match=r"hold 40 tokens; one sequence of 41 takes .* at most 40"):
+@pytest.mark.parametrize(
+    ("num_blocks", "message"),
+    [
+        (10, r"hold 40 tokens; one sequence of 41 takes .*, or set max_model_len to at most 40$"),
+        (0, r"hold 0 tokens; one sequence of 41 takes .*: free some memory$"),
+    ],
+)
+def test_a_budget_that_no_sequence_fits_in_is_refused(num_blocks: int, message: str) -> None:
+    budget = num_blocks * block_bytes(SHAPES, block_size=4)
+    with pytest.raises(ValueError, match=message):
         num_blocks_in(budget, SHAPES, block_size=4, max_tokens=41)
 
 

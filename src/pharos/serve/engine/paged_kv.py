@@ -111,10 +111,11 @@ def num_blocks_in(
     size = block_bytes(shapes, block_size=block_size, dtype=dtype)
     count, needed = budget // size, -(-max_tokens // block_size)
     if count < needed:
+        room = count * block_size
+        or_shorter = f", or set max_model_len to at most {room:,}" if room else ""
         raise ValueError(
-            f"{budget / GIB:.2f} GiB for keys and values hold {count * block_size:,} tokens; one "
-            f"sequence of {max_tokens:,} takes {needed * size / GIB:.2f} GiB. Give them more "
-            f"memory, or allow sequences of at most {count * block_size:,} tokens"
+            f"{budget / GIB:.2f} GiB for keys and values hold {room:,} tokens; one sequence of "
+            f"{max_tokens:,} takes {needed * size / GIB:.2f} GiB: free some memory{or_shorter}"
         )
     return count
 
