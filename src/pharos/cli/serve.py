@@ -99,6 +99,22 @@ def serve(
         bool,
         typer.Option("--prefix-cache/--no-prefix-cache", help="Keep what prompts begin with."),
     ] = True,
+    speculate: Annotated[
+        bool,
+        typer.Option("--speculate", help="Guess tokens from the text so far, where it pays."),
+    ] = False,
+    draft_model: Annotated[
+        str | None,
+        typer.Option(
+            "--draft-model",
+            metavar="MODEL",
+            show_default=False,
+            help="Let a small model of the same vocabulary guess them.",
+        ),
+    ] = None,
+    max_drafts: Annotated[
+        int, typer.Option("--max-drafts", metavar="N", help="Guesses for a text in a step.")
+    ] = 6,
     pooling: Annotated[
         Literal["last", "mean"], typer.Option("--pooling", help="What is the vector of a text.")
     ] = "last",
@@ -133,6 +149,7 @@ def serve(
     Examples:
       pharos serve path/to/model
       pharos serve path/to/model --template chatml --port 8080 --max-model-len 4096
+      pharos serve path/to/model --quantization w8a8 --draft-model path/to/small
       pharos serve path/to/model --adapter legal=adapters/legal --adapter sql=adapters/sql
       pharos serve path/to/model --host 0.0.0.0 --api-key-file keys.txt
 
@@ -147,7 +164,7 @@ def serve(
         ) from error
     import asyncio
 
-    from pharos.serve.engine.build import EngineConfig
+    from pharos.serve.engine.build import EngineConfig, SpeculationConfig
     from pharos.serve.engine.scheduler import SchedulerConfig
     from pharos.serve.http.config import HttpConfig, read_keys
 
@@ -165,6 +182,11 @@ def serve(
         quantization=quantization,
         pooling=pooling,
         tensor_parallel=tensor_parallel,
+        speculation=(
+            SpeculationConfig(draft_model=draft_model, max_drafts=max_drafts)
+            if speculate or draft_model is not None
+            else None
+        ),
     )
     http_config = HttpConfig(
         max_pending=max_pending,
