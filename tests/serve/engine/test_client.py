@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from functools import partial
@@ -216,7 +217,9 @@ def test_an_engine_that_fails_fails_its_requests_and_is_started_again() -> None:
     with_client(use, build, restart_s=0.0)
 
 
-def test_stopping_fails_what_still_runs() -> None:
+def test_stopping_fails_what_still_runs_and_leaves_no_threads() -> None:
+    before = threading.enumerate()
+
     async def run() -> None:
         client = EngineClient(InThread(tiny_engine))
         await client.start()
@@ -228,6 +231,7 @@ def test_stopping_fails_what_still_runs() -> None:
         assert not client.is_healthy
 
     asyncio.run(run())
+    assert set(threading.enumerate()) <= set(before)
 
 
 @pytest.mark.slow

@@ -95,9 +95,10 @@ def run(build: BuildEngine, connection: Connection) -> None:
     inbox: SimpleQueue[Asked] = SimpleQueue()
     listener = threading.Thread(target=_listen, args=(connection, inbox), daemon=True)
     listener.start()
+    engine = None
     try:
-        with contextlib.closing(build()) as engine:
-            _Loop(engine, inbox, connection).run()
+        engine = build()
+        _Loop(engine, inbox, connection).run()
     except (BrokenPipeError, ConnectionResetError):
         log.info("the engine's client is gone, and so is the engine")
     except Exception as error:
@@ -105,6 +106,8 @@ def run(build: BuildEngine, connection: Connection) -> None:
         _report_end(connection, error)
     finally:
         _hang_up(connection)
+        if engine is not None:
+            engine.close()
         listener.join()
         connection.close()
 
