@@ -12,6 +12,8 @@ from pharos.core.findings import (
     Guard,
     Specialists,
 )
+from pharos.data.tokenizer import Tokenizer
+from pharos.specialists.cards import read_card
 from pharos.specialists.reranker import RerankerConfig, priors
 from pharos.specialists.shared_encoder import SharedEncoder, load_shared_encoder
 from pharos.specialists.span_reader import (
@@ -20,9 +22,11 @@ from pharos.specialists.span_reader import (
     SpanReaderConfig,
     best_spans,
     collected,
+    load_span_reader,
     wording,
 )
 from pharos.specialists.team import ShippedTeam, load_specialists
+from pharos.specialists.windows import Pairs
 
 QUESTION = "who feeds the gulls ?"
 PADDING = "the old stone tower of the town burns in the night . " * 6
@@ -138,6 +142,17 @@ def test_only_the_best_passages_are_read(specialists: Specialists) -> None:
     hits = [hit_of("old ships .", name=str(i)) for i in range(5)]
     reading = reader.find(QUESTION, [*hits, hit_of("seven ships .")])
     assert "seven" not in {span.text for span in reading.spans}
+
+
+def test_of_a_very_long_passage_what_says_most_of_the_question_is_read(
+    shared: SharedEncoder, reader_folder: Path, specialists: Specialists
+) -> None:
+    pairs = Pairs(Tokenizer.load(shared.folder.path))
+    config = SpanReaderConfig(max_windows=1)
+    reader = load_span_reader(shared, pairs, reader_folder, read_card(reader_folder), config)
+    text = f"nine {PADDING * 4} who feeds the gulls seven {PADDING * 4}"
+    assert {span.text for span in reader.find(QUESTION, [hit_of(text)]).spans} >= {"seven"}
+    assert "nine" not in {span.text for span in reader.find(QUESTION, [hit_of(text)]).spans}
 
 
 def test_spans_begin_and_end_with_words(specialists: Specialists) -> None:

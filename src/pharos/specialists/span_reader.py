@@ -23,7 +23,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ from pharos.core.logistic import Logistic, log_odds
 from pharos.specialists.cards import Card
 from pharos.specialists.classifier import WindowClassifier
 from pharos.specialists.shared_encoder import Row, SharedEncoder
-from pharos.specialists.windows import Pairs, Tokens
+from pharos.specialists.windows import Pairs, Tokens, best_of, rarest_shared
 
 UNCALIBRATED = Logistic(weights={"best": 1.0, "margin": 0.0, "null": 0.0, "relevance": 0.0})
 LEAST = 1e-4
@@ -46,19 +46,21 @@ _WORDS = re.compile(r"\w+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpanReaderConfig:
-    """Of the best `max_passages`, answers of up to `max_answer_tokens`, of which at most
-    `per_window` are looked at and the best `max_spans` reported."""
+    """Of the best `max_passages` at most `max_windows` are read, those that say most of the
+    question; answers have up to `max_answer_tokens`, of which the `per_window` best of each window
+    are looked at and the `max_spans` best in all reported."""
 
     max_passages: int = 5
+    max_windows: int = 30
     max_answer_tokens: int = 30
     per_window: int = 5
     max_spans: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("max_passages", "max_answer_tokens", "per_window", "max_spans"):
-            value = getattr(self, name)
+        for field in fields(self):
+            value = getattr(self, field.name)
             if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+                raise ValueError(f"{field.name} is {value}; it must be at least 1")
 
 
 class Window(NamedTuple):
@@ -113,12 +115,7 @@ class SpanReader:
         asked, *passages = self._classifier.pairs.tokens(
             [question, *(hit.passage.text for hit in hits)]
         )
-        windows = [
-            Window(number, part)
-            for number, passage in enumerate(passages)
-            for part in self._classifier.windows(asked, passage)
-            if len(passage)
-        ]
+        windows = self._windows(asked, passages)
         rows = [self._classifier.pair(asked, passages[w.hit], w.part) for w in windows]
         found: list[Candidate] = []
         nulls: list[float] = []
@@ -129,6 +126,17 @@ class SpanReader:
             found += answers
         spans = collected(hits, found)
         return spans, signs_of(hits, spans, min(nulls)) if spans else {}
+
+    def _windows(self, asked: Tokens, passages: Sequence[Tokens]) -> list[Window]:
+        every = [
+            Window(number, part)
+            for number, passage in enumerate(passages)
+            for part in self._classifier.windows(asked, passage)
+            if len(passage)
+        ]
+        shares = rarest_shared(asked.ids, [passages[hit].ids[part] for hit, part in every])
+        chosen = best_of([window.hit for window in every], shares, self._config.max_windows)
+        return [every[i] for i in chosen]
 
     def _answers(
         self, row: Row, ends_2T: NDArray[np.float32], passage: Tokens, window: Window
