@@ -1,7 +1,8 @@
 """From hidden states to the scores of a vocabulary, as the one product that it mostly is: for a
 loss that does without all scores at once (`pharos.ops.cross_entropy`)."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -25,17 +26,12 @@ def plain_weight(module: nn.Module) -> Tensor | None:
     return weight if type(weight) is nn.Parameter else None
 
 
-@runtime_checkable
-class Projects(Protocol):
-    """A table of embeddings that knows how to be a head: one with an adapter, or in fewer bits."""
-
-    def project(self, x_D: Tensor) -> Tensor: ...
-
-
 def project(table: nn.Module, x_D: Tensor, bias_V: Tensor | None = None) -> Tensor:
-    """`x Wᵀ + b` with a table `[V, D]`: the scores of a head that is the embedding again."""
-    if isinstance(table, Projects):
-        y_V = table.project(x_D)
-        return y_V if bias_V is None else y_V + bias_V
-    weight_VD: Tensor = table.weight  # type: ignore[assignment]
-    return linear(x_D, weight_VD, bias_V)
+    """`x Wᵀ + b` with a table `[V, D]`: the scores of a head that is the embedding again. A table
+    that has an adapter, or is kept in another form, has a `project` of its own."""
+    own: Callable[[Tensor], Tensor] | None = getattr(table, "project", None)
+    if own is None:
+        weight_VD: Tensor = table.weight  # type: ignore[assignment]
+        return linear(x_D, weight_VD, bias_V)
+    y_V = own(x_D)
+    return y_V if bias_V is None else y_V + bias_V

@@ -23,6 +23,7 @@ from torch.nn.functional import linear
 ZERO = 128
 """What stands for 0 in unsigned bytes around it."""
 ZERO_POINT = torch.zeros(1, dtype=torch.int32)
+"""Of all outputs' weights."""
 FEW_ROWS = 12
 OUTPUTS_AT_ONCE = 256
 
@@ -80,7 +81,7 @@ def int8_matmul(
 ) -> Tensor:
     """`(u8 - zero) s8ᵀ`, each output times its scale."""
     y_NO: Tensor = torch.ops.onednn.qlinear_pointwise(
-        x_NI, 1.0, zero, packed_OI, scale_O, ZERO_POINT.expand(len(scale_O)), None,
+        x_NI, 1.0, zero, packed_OI, scale_O, ZERO_POINT, None,
         1.0, 0, dtype, "none", [], "",
     )  # fmt: skip
     return y_NO
