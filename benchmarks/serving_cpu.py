@@ -11,8 +11,8 @@ each round, so no cache of prefixes helps. llama.cpp is fed tokens and samples n
 the scheduler, the paged cache and the sampler.
 
 A token reads every weight once: bytes a second beside what the memory gives is the share of what
-can be had. That all sides compute the same is checked first: the greedy tokens of llama.cpp's BF16
-and of our own agree where the two likeliest are far enough apart (`--check`).
+can be had. That the weights are the same is checked first: the cosine of llama.cpp's logits (BF16)
+to ours is told with the figures.
 """
 
 import argparse
