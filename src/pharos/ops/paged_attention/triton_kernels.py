@@ -76,7 +76,9 @@ def _row(tables, sizes, group, X: tl.constexpr):
 
 @triton.jit
 def _place(row_X, head_X, sizes, W: tl.constexpr):
-    return (row_X.to(tl.int64) * sizes.num_heads + head_X)[:, None] * sizes.width + tl.arange(0, W)
+    """Where the queries of each row begin in the batch, and each of their numbers."""
+    start_X = (row_X.to(tl.int64) * sizes.num_heads + head_X) * sizes.width
+    return start_X[:, None] + tl.arange(0, W)[None, :]
 
 
 @triton.jit
