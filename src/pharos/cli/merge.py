@@ -44,9 +44,9 @@ def merge(
       pharos merge path/to/model path/to/adapter merged
       pharos merge path/to/model qlora-by-peft merged --nf4
     """
-    from pharos.adapt.merged_folder import write_merged
     from pharos.cli.rendering import print_fields
     from pharos.cli.terminal import print_json
+    from pharos.train.merged_folder import write_merged
 
     _check_out(out)
     facts = {"folder": str(out), **write_merged(name, adapter, out, in_nf4=nf4)}

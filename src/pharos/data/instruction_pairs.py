@@ -27,7 +27,6 @@ from pharos.core import CorpusError, Document
 from pharos.core.nouns import Section
 from pharos.data.deduplication import NearDuplicates, content_hash, signature
 from pharos.data.discover import SourceFile, discover
-from pharos.data.parsing import parse
 from pharos.data.sentences import split_sentences
 from pharos.data.workers import run_isolated
 
@@ -143,6 +142,8 @@ def instruction_records(
 
 
 def _read(config: PairConfig, file: SourceFile) -> _Read:
+    from pharos.data.parsing import parse  # it takes libraries that training does without
+
     document = parse(file.path, source=file.source)
     records = [_record(document, pair) for pair in pairs_of(document, config)]
     return _Read(content_hash(document.text), signature(document.text), records)

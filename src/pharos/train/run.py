@@ -22,7 +22,6 @@ import torch.distributed as dist
 from torch import nn
 
 from pharos.adapt import Adapters, save_adapter
-from pharos.adapt.merged_folder import write_merged
 from pharos.core.errors import TrainingError
 from pharos.data.rows import Rows
 from pharos.data.tokenizer import Tokenizer
@@ -40,6 +39,7 @@ from pharos.train.events import Observer
 from pharos.train.loader import Loader
 from pharos.train.loop import Trainer
 from pharos.train.loop_config import DTYPES
+from pharos.train.merged_folder import write_merged
 from pharos.train.metrics_log import METRICS_FILE, MetricsLog, read_metrics
 from pharos.train.objective import Batch
 from pharos.train.objectives import OBJECTIVES
