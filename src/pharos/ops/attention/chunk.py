@@ -36,7 +36,8 @@ def chunk_attention(
     )
     share_BHT1 = torch.sigmoid(before_sum_BGX.reshape(own_sum_BHT.shape) - own_sum_BHT)[..., None]
     before_BHTK = before_BGXK.reshape(q_BHTK.shape)
-    return own_BHTK.float().lerp(before_BHTK.float(), share_BHT1).to(q_BHTK.dtype)
+    out_BHTK: Tensor = own_BHTK.float().lerp(before_BHTK.float(), share_BHT1)
+    return out_BHTK.to(q_BHTK.dtype)
 
 
 def _every_head(x_BGSK: Tensor, q_BHTK: Tensor) -> Tensor:
