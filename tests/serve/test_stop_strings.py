@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pharos.serve.stop_strings import StopStrings
@@ -21,11 +21,13 @@ def cut(text: str, stop: list[str]) -> str:
     return text
 
 
+@settings(deadline=None)
 @given(TEXTS, STOPS)
 def test_a_text_ends_before_its_first_stop_string(text: str, stop: list[str]) -> None:
     assert streamed(list(text), stop) == cut(text, stop)
 
 
+@settings(deadline=None)
 @given(st.lists(TEXTS, max_size=6), STOPS, st.booleans())
 def test_the_pieces_in_which_a_text_comes_do_not_matter(
     pieces: list[str], stop: list[str], include: bool
@@ -34,6 +36,7 @@ def test_the_pieces_in_which_a_text_comes_do_not_matter(
     assert streamed(pieces, stop, include=include) == alone
 
 
+@settings(deadline=None)
 @given(TEXTS, STOPS)
 def test_a_stop_string_that_is_included_ends_the_text(text: str, stop: list[str]) -> None:
     strings = StopStrings(stop, include=True)
@@ -48,6 +51,7 @@ def test_of_stop_strings_that_end_together_the_longest_counts() -> None:
     assert strings.stopped_by == "end"
 
 
+@settings(deadline=None)
 @given(st.lists(TEXTS, max_size=6), STOPS)
 def test_no_stop_string_is_ever_passed_on(pieces: list[str], stop: list[str]) -> None:
     passed = streamed(pieces, stop)
@@ -55,6 +59,7 @@ def test_no_stop_string_is_ever_passed_on(pieces: list[str], stop: list[str]) ->
     assert "".join(pieces).startswith(passed)
 
 
+@settings(deadline=None)
 @given(TEXTS, STOPS)
 def test_nothing_is_held_back_that_could_not_begin_a_stop_string(
     text: str, stop: list[str]

@@ -195,8 +195,8 @@ def _num_kept(best_BC: Tensor, logits_BV: Tensor, top_k_B1: Tensor, top_p_B1: Te
     is_in_BC = (top_k_B1 == 0) | (rank_C < top_k_B1)
     weights_BC = (best_BC - best_BC[:, :1]).exp().double() * is_in_BC
     sums_BC = weights_BC.cumsum(dim=-1)
-    all_B1 = (logits_BV - best_BC[:, :1]).exp().sum(dim=-1, keepdim=True, dtype=torch.float64)
-    total_B1 = torch.where(top_k_B1 > 0, sums_BC[:, -1:], all_B1)
+    all_B1 = (logits_BV.logsumexp(dim=-1, keepdim=True) - best_BC[:, :1]).exp()
+    total_B1 = torch.where(top_k_B1 > 0, sums_BC[:, -1:], all_B1.double())
     is_needed_BC = sums_BC - weights_BC < top_p_B1 * total_B1
     is_in_BC &= is_needed_BC | (rank_C == 0) | (top_p_B1 == 1.0)
     return is_in_BC.sum(dim=-1, keepdim=True)
@@ -204,10 +204,13 @@ def _num_kept(best_BC: Tensor, logits_BV: Tensor, top_k_B1: Tensor, top_p_B1: Te
 
 def _first_best(logits_BV: Tensor, least_B1: Tensor, num_kept_B1: Tensor) -> Tensor:
     """Logits above `least`, and so many of those that are `least` that there are `num_kept`."""
-    is_kept_BV, is_least_BV = logits_BV > least_B1, logits_BV == least_B1
-    room_B1 = num_kept_B1 - is_kept_BV.sum(dim=-1, keepdim=True)
-    is_kept_BV |= is_least_BV & (is_least_BV.cumsum(dim=-1) <= room_B1)
-    return logits_BV.masked_fill(~is_kept_BV, float("-inf"))
+    is_kept_BV = logits_BV >= least_B1
+    surplus_B1 = is_kept_BV.sum(dim=-1, keepdim=True) - num_kept_B1
+    if bool(surplus_B1.any()):
+        is_least_BV = logits_BV == least_B1
+        room_B1 = is_least_BV.sum(dim=-1, keepdim=True) - surplus_B1
+        is_kept_BV &= ~is_least_BV | (is_least_BV.cumsum(dim=-1) <= room_B1)
+    return torch.where(is_kept_BV, logits_BV, float("-inf"))
 
 
 def _column(params: Sequence[SamplingParams], name: str, like: Tensor) -> Tensor:
