@@ -14,8 +14,10 @@ import openai
 import psutil
 import pytest
 import torch
+import typer
 
 from pharos.adapt import Adapters, LoraConfig, save_adapter
+from pharos.cli.serve import PACKAGES, refuse_without
 from pharos.models.load import load_model
 
 LONG = {"model": "tiny", "prompt": "The keeper", "max_tokens": 1500}
@@ -129,3 +131,9 @@ def test_what_cannot_be_served_is_one_line(
             assert (run.code, run.out) == (code, "")
             assert says in run.err
             assert "Traceback" not in run.err
+
+
+def test_what_is_not_installed_is_named_with_the_command_that_installs_it() -> None:
+    refuse_without(PACKAGES)
+    with pytest.raises(typer.BadParameter, match=r"needs no_such_package: pip install .*\[serve\]"):
+        refuse_without(["json", "no_such_package"])

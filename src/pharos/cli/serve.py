@@ -1,5 +1,7 @@
 """`pharos serve`: a model of this machine behind an OpenAI-compatible endpoint."""
 
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +13,9 @@ from pharos.cli.sampling import DeviceOption, DTypeOption, QuantizationOption, T
 if TYPE_CHECKING:
     from pharos.serve.engine.build import EngineConfig
     from pharos.serve.http.config import HttpConfig
+
+PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "llguidance")
+"""Those of the extra `serve`."""
 
 
 def serve(
@@ -156,12 +161,7 @@ def serve(
     Clients use http://127.0.0.1:8000/v1 as the base URL. Ctrl-C or SIGTERM ends it, once what runs
     has ended.
     """
-    try:
-        import fastapi  # noqa: F401
-    except ImportError as error:
-        raise typer.BadParameter(
-            'the server needs more packages: pip install "pharos-llm[serve]"'
-        ) from error
+    refuse_without(PACKAGES)
     import asyncio
 
     from pharos.serve.engine.build import EngineConfig, SpeculationConfig
@@ -217,6 +217,14 @@ def serve(
             port=port,
         )
     )
+
+
+def refuse_without(packages: Sequence[str]) -> None:
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise typer.BadParameter(
+            f'serving needs {", ".join(missing)}: pip install "pharos-llm[serve]"'
+        )
 
 
 async def served_until_stopped(
@@ -278,7 +286,7 @@ def is_loopback(address: str) -> bool:
     return ip_address(address).is_loopback
 
 
-def named_folders(given: "list[str] | tuple[str, ...]") -> dict[str, Path]:
+def named_folders(given: Sequence[str]) -> dict[str, Path]:
     """`["legal=adapters/legal"]` to `{"legal": Path("adapters/legal")}`."""
     pairs = [item.partition("=") for item in given]
     for name, equals, folder in pairs:

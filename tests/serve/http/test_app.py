@@ -47,6 +47,12 @@ def test_a_body_that_makes_no_sense_is_told_what_is_wrong(
     assert says in reply.json()["error"]["message"]
 
 
+def test_a_body_of_another_type_is_told_which_it_must_have(running: Any) -> None:
+    reply = httpx.post(f"{running.url}/v1/completions", data={"model": "tiny"})
+    assert reply.status_code == 400
+    assert "Content-Type: application/json" in reply.json()["error"]["message"]
+
+
 def test_paths_and_methods_that_are_not_there_are_told_in_openais_format(running: Any) -> None:
     for reply, status in (
         (httpx.get(f"{running.url}/nowhere"), 404),

@@ -82,6 +82,8 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 def _validation_error(first: dict[str, Any], body: Any) -> ApiError:
     if first["type"] == "json_invalid":
         return ApiError(f"the body is not valid JSON: {first['ctx']['error']}")
+    if isinstance(body, bytes | str):
+        return ApiError("the body is not read as JSON; send it with Content-Type: application/json")
     place = list(first["loc"][1:])
     if first["type"] == "unsupported_parameter":
         path = _path([*place, first["ctx"]["param"]], body)
