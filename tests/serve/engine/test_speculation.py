@@ -105,7 +105,7 @@ def test_right_guesses_make_more_of_them_and_wrong_ones_fewer() -> None:
 
 
 def test_an_expensive_draft_must_be_right_more_often() -> None:
-    cheap, dear = AdaptiveLength(cost=0.02), AdaptiveLength(cost=0.5)
+    cheap, dear = AdaptiveLength(cost=0.02), AdaptiveLength(cost=0.3)
     assert cheap.lengths([sequence_of([0])])[0] > dear.lengths([sequence_of([0])])[0] > 0
 
 

@@ -110,20 +110,22 @@ class _Record:
 @dataclass(kw_only=True)
 class AdaptiveLength:
     """How many drafts pay. If each is right with probability `p` once those before it are, `k` of
-    them make `1 + p + … + p^k` tokens of a step that costs `1 + k cost` times as much: the best
-    `k` is taken, which is 0 where guesses are mostly wrong. Then one is made every `probe_every`
-    steps, for a text may begin to repeat itself.
+    them make `1 + p + … + p^k` tokens of a step that costs `1 + overhead + k cost` times as much:
+    the best `k` is taken, which is 0 where guesses are mostly wrong. Then one is made every
+    `probe_every` steps, for a text may begin to repeat itself.
 
     `most` bounds `k`. Of more than `max_batch` sequences none gets drafts: the more tokens a pass
     has, the less it waits for memory, and the nearer each draft's cost comes to a whole step's
-    share. `cost` is that of checking a draft, and of making it where a model does.
+    share. `overhead` and `cost` are what checking takes (`benchmarks/speculation.py` measures it);
+    where a model makes the drafts, add what it takes for one to `cost`.
     """
 
     most: int = 6
-    cost: float = 0.15
+    overhead: float = 0.1
+    cost: float = 0.03
     max_batch: int = 8
     probe_every: int = 32
-    first_share: float = 0.6
+    first_share: float = 0.5
     """What is assumed of a sequence nobody has seen yet."""
     rate: float = 0.2
     """How much the last guess says about the next."""
@@ -133,8 +135,10 @@ class AdaptiveLength:
         for name, least in (("most", 1), ("max_batch", 1), ("probe_every", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if self.cost <= 0.0:
-            raise ValueError(f"cost is {self.cost}; a draft costs more than nothing")
+        if self.overhead < 0.0 or self.cost <= 0.0:
+            raise ValueError(
+                f"overhead is {self.overhead} and cost {self.cost}; a draft costs more than nothing"
+            )
 
     def lengths(self, sequences: Seq[Sequence]) -> list[int]:
         """How many drafts to make for each, after looking at what became of the last ones."""
@@ -172,7 +176,8 @@ class AdaptiveLength:
 
     def _gain(self, share: float, length: int) -> float:
         """Tokens for the time of a step without drafts."""
-        return sum(share**i for i in range(length + 1)) / (1.0 + self.cost * length)
+        tokens = sum(share**i for i in range(length + 1))
+        return tokens / (1.0 + self.cost * length + self.overhead * (length > 0))
 
 
 class Speculation:
