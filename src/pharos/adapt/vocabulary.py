@@ -32,7 +32,7 @@ def untie_embeddings(model: Model) -> None:
     if not is_tied(model):
         return
     embedding = getattr(model.body, "embedding", None)
-    if not hasattr(model, "lm_head") or not isinstance(embedding, nn.Embedding):
+    if not hasattr(model, "lm_head") or type(embedding) is not nn.Embedding:
         raise ModelError(
             f"a {type(model).__name__} has no head of its own to be given; leave its embedding as "
             "it is, and adapt its linears"
@@ -51,8 +51,11 @@ def grow_vocabulary(model: Model, num_tokens: int) -> range:
         raise ValueError(f"num_tokens is {num_tokens}; a vocabulary only grows")
     body = body_of(model)
     embedding = getattr(body, "embedding", None)
-    if not isinstance(embedding, nn.Embedding):
-        raise ModelError("grow the vocabulary before adapters are added, of a model with one table")
+    if type(embedding) is not nn.Embedding:
+        raise ModelError(
+            "grow the vocabulary of a model with one table, before it is converted and before it "
+            "has adapters"
+        )
     grown = embedding_of(_grown(embedding.weight, num_tokens))
     body.embedding = grown.requires_grad_(embedding.weight.requires_grad)
     head = getattr(model, "lm_head", None)
