@@ -70,7 +70,8 @@ def main() -> None:
         said = predictions(data, system)
         both = [(said.get(id_, ""), answers) for id_, answers in known.items()]
         exact, overlap = (
-            100 * sum(best(score, *pair) for pair in both) / len(both) for score in (exact_match, f1)
+            100 * sum(best(score, *pair) for pair in both) / len(both)
+            for score in (exact_match, f1)
         )
         print(f"{system:22} exact match {exact:.2f}, F1 {overlap:.2f}, {len(both):,} questions")
 
