@@ -18,7 +18,9 @@ def packed_attention(qkv_N3HK: Tensor, runs: Sequence[Run], *, dropout: float = 
     heads_HK = qkv_N3HK.shape[2:]
     outputs = []
     # Slices would do, but the gradient of each is as large as the batch.
-    for run, qkv_M3HK in zip(runs, qkv_N3HK.split([r.num_rows for r in runs]), strict=True):
+    for run, qkv_M3HK in zip(
+        runs, qkv_N3HK.split_with_sizes([run.num_rows for run in runs]), strict=True
+    ):
         qkv_BT3HK = qkv_M3HK.view(run.texts, run.length, 3, *heads_HK)
         q_BHTK, k_BHTK, v_BHTK = qkv_BT3HK.permute(2, 0, 3, 1, 4)
         mask_B11T = None if run.mask is None else run.mask[:, None, None, :]
