@@ -3,7 +3,8 @@
 A loss leaps if it exceeds the median of the last ones by far more than these differ among
 themselves. Both are judged robustly, by the median and the median absolute deviation (MAD; times
 1.4826 it estimates a standard deviation), so neither the trend of a window nor one odd step in it
-counts for much.
+counts for much. What is left of a loss that is nearly learned away comes from a few rows, and leaps
+from batch to batch: below a tenth of the first loss nothing is a leap.
 
 The batch is saved: whether it is the data or the model that is at fault can be seen from it.
 """
@@ -23,6 +24,8 @@ from pharos.train.objective import Batch
 
 NORMAL = 1.4826
 """A normal distribution's standard deviation, over its MAD."""
+LEARNED = 0.1
+"""The share of the first loss below which nothing is a leap."""
 
 
 class Watchdog:
@@ -32,6 +35,7 @@ class Watchdog:
 
     def __init__(self, *, window: int = 128, least: int = 32, deviations: float = 10.0) -> None:
         self.losses: deque[float] = deque(maxlen=window)
+        self.first: float | None = None
         self.least, self.deviations = least, deviations
 
     def limit(self) -> float:
@@ -40,7 +44,8 @@ class Watchdog:
             return math.inf
         middle = median(self.losses)
         deviation = NORMAL * median(abs(loss - middle) for loss in self.losses)
-        return middle + self.deviations * max(deviation, 0.02 * abs(middle))
+        limit = middle + self.deviations * max(deviation, 0.02 * abs(middle))
+        return max(limit, LEARNED * abs(self.first or 0.0))
 
     def check(self, step: int, loss: float, batches: Sequence[Batch], folder: Path) -> None:
         """Take in the loss of a step. Raises TrainingError if it is wrong, after saving the step's
@@ -56,6 +61,7 @@ class Watchdog:
             )
             raise stopped(fault, step, batches, folder)
         self.losses.append(loss)
+        self.first = loss if self.first is None else self.first
 
     def check_gradient(
         self, step: int, norm: float, batches: Sequence[Batch], folder: Path
@@ -67,11 +73,12 @@ class Watchdog:
             raise stopped(fault, step, batches, folder)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"losses": list(self.losses)}
+        return {"losses": list(self.losses), "first": self.first}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.losses.clear()
         self.losses.extend(state["losses"])
+        self.first = state["first"]
 
 
 def stopped(fault: str, step: int, batches: Sequence[Batch], folder: Path) -> TrainingError:
