@@ -18,6 +18,7 @@ from pharos.models.generation import Generation
 from pharos.models.heads import CausalLM
 from pharos.serve.engine.build import EngineConfig, engine_over
 from pharos.serve.engine.engine import Engine
+from pharos.serve.engine.grammar import GrammarCompiler
 from pharos.serve.engine.request import Grammar, Output, Refusal, Request, Sequence
 from pharos.serve.engine.scheduler import SchedulerConfig
 from pharos.serve.engine.speculation import AdaptiveLength, NgramProposer, Proposer, Speculation
@@ -358,7 +359,7 @@ def test_steps_that_fail_one_after_the_other_end_the_engine(
         engine.step()
 
 
-def _out_of_memory(_: object) -> None:
+def _out_of_memory(*_: object) -> None:
     raise RuntimeError("out of memory")
 
 
@@ -462,3 +463,20 @@ def test_a_grammar_that_cannot_be_enforced_refuses_its_request_and_no_other(
     ended = {output.request_id: output.finish_reason for output in outputs if output.finish_reason}
     assert ended.keys() == {"digits", "free"}
     assert ended["digits"] == "stop"
+
+
+def test_a_grammar_that_the_library_fails_at_takes_nobody_down(
+    worded: tuple[Tokenizer, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, model = worded
+    tokenizer = Tokenizer(tokenizer.backend, tokenizer.special_tokens, (1,))
+    engine = engine_over(model, tokenizer, EngineConfig(num_blocks=64))
+    monkeypatch.setattr(GrammarCompiler, "_compile", _out_of_memory)
+    engine.add(Request(id="a", prompt=[5], params=params(), grammar=Grammar(kind="json_object")))
+    engine.add(Request(id="b", prompt=[5], params=params()))
+    told = []
+    while engine.has_work:
+        told += engine.step()
+    (refused,) = (news for news in told if isinstance(news, Refusal))
+    assert "its grammar could not be compiled: RuntimeError: out of memory" in refused.reason
+    assert [n.finish_reason for n in told if isinstance(n, Output)][-1] == "length"

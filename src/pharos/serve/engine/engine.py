@@ -204,11 +204,20 @@ class Engine:
             for job in self._compiling.pop(compiled):
                 if job.sequence.status is Status.FINISHED:
                     continue
-                try:
+                error = compiled.exception()
+                if error is None:
                     job.sequence.grammar = compiled.result().begin()
-                except GrammarError as error:
-                    self._forget(job, "error")
-                    self._news.append(Refusal(request_id=job.sequence.id, reason=str(error)))
+                else:
+                    self._refuse_grammar(job, error)
+
+    def _refuse_grammar(self, job: _Job, error: BaseException) -> None:
+        """Also where the library itself failed: no grammar takes the engine down."""
+        reason = str(error)
+        if not isinstance(error, GrammarError):
+            log.error("a grammar could not be compiled", exc_info=error)
+            reason = f"its grammar could not be compiled: {type(error).__name__}: {error}"
+        self._forget(job, "error")
+        self._news.append(Refusal(request_id=job.sequence.id, reason=reason))
 
     def _note_starts(self, plan: Plan) -> None:
         now = self._clock()
