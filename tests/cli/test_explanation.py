@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from pharos.cli.explanation import explanation_object, print_explanation
 from pharos.core import Hit, Passage, Span
 from pharos.core.findings import Checked, Explanation, Grounding, Reading
@@ -35,7 +37,10 @@ WHOLE = Explanation(
 )
 
 
-def test_everything_that_was_said_is_shown_on_stderr(capsys) -> None:
+def test_everything_that_was_said_is_shown_on_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     print_explanation(WHOLE)
     shown = capsys.readouterr()
     assert shown.out == ""

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from pharos.ops.attention.dense import plain_attention, sdpa_attention
+from pharos.ops.attention.dense import is_chunk, plain_attention, sdpa_attention
 from pharos.ops.attention.scoring import Scoring
 from pharos.ops.attention.tiled import tiled_attention
 from pharos.ops.attention.triton import can_use_triton, triton_attention
@@ -53,8 +53,10 @@ def attention(
     mask = Full() if mask is None else mask
     scale = q_BHTK.shape[-1] ** -0.5 if scale is None else scale
     q_start = k_BGSK.shape[2] - q_BHTK.shape[2] if q_start is None else q_start
-    backend = backend or choose_backend(q_BHTK, k_BGSK, mask=mask, bias=bias, dropout=dropout)
     scoring = Scoring(mask, bias, scale, q_start)
+    if backend is None and not dropout and is_chunk(q_BHTK, k_BGSK, v_BGSK, scoring):
+        backend = "sdpa"
+    backend = backend or choose_backend(q_BHTK, k_BGSK, mask=mask, bias=bias, dropout=dropout)
     if backend == "plain":
         return plain_attention(q_BHTK, k_BGSK, v_BGSK, scoring, dropout=dropout)
     if backend == "sdpa":

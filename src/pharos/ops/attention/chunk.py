@@ -40,5 +40,12 @@ def chunk_attention(
     return out_BHTK.to(q_BHTK.dtype)
 
 
+def can_chunk(*qkv: Tensor) -> bool:
+    """Whether torch's kernel for CPUs takes them, and no gradient is asked of it."""
+    widths, on_cpu = {x.shape[-1] for x in qkv}, all(x.device.type == "cpu" for x in qkv)
+    has_backward = torch.is_grad_enabled() and any(x.requires_grad for x in qkv)
+    return on_cpu and len(widths) == 1 and not has_backward
+
+
 def _every_head(x_BGSK: Tensor, q_BHTK: Tensor) -> Tensor:
     return x_BGSK.repeat_interleave(q_BHTK.shape[1] // x_BGSK.shape[1], dim=1)

@@ -7,6 +7,7 @@ width of a head.
 import torch
 from torch import Tensor
 
+from pharos.ops.attention.chunk import can_chunk, chunk_attention
 from pharos.ops.attention.fused import fused_attention
 from pharos.ops.attention.scoring import Scoring
 from pharos.ops.masks import Causal, Full, Mask
@@ -52,6 +53,8 @@ def sdpa_attention(
     if bias is None and isinstance(mask, Causal) and q_start == 0:
         k_BHSK, v_BHSK = _every_head(k_BGSK, q_BHTK), _every_head(v_BGSK, q_BHTK)
         return fused_attention(q_BHTK, k_BHSK, v_BHSK, is_causal=True, scale=scale, dropout=dropout)
+    if is_chunk(q_BHTK, k_BGSK, v_BGSK, scoring) and not dropout:
+        return chunk_attention(q_BHTK, k_BGSK, v_BGSK, scale=scale)
     q_T, k_S = scoring.positions(q_BHTK, k_BGSK)
     allowed = matrix = mask.allows(q_T, k_S)
     if bias is not None:
@@ -65,6 +68,13 @@ def sdpa_attention(
             q_BHTK, k_BHSK, v_BHSK, matrix=matrix, scale=scale, dropout=dropout
         )
     return out_BHTK.masked_fill(~allowed.any(dim=-1, keepdim=True), 0.0)
+
+
+def is_chunk(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, scoring: Scoring) -> bool:
+    """Whether the queries are a text's next chunk, causally masked, and no matrix is needed."""
+    is_last = scoring.q_start == k_BGSK.shape[2] - q_BHTK.shape[2] > 0
+    is_plain = isinstance(scoring.mask, Causal) and scoring.bias is None
+    return is_last and is_plain and can_chunk(q_BHTK, k_BGSK, v_BGSK)
 
 
 def _sees_all(mask: Mask, num_queries: int, num_keys: int, q_start: int) -> bool:
