@@ -119,8 +119,8 @@ def llama_cpp(files: Files, kind: str) -> Generate:
     def generate(prompt: list[int], count: int) -> list[int]:
         llama.reset()
         llama.eval(prompt)
-        for id_ in prompt[: count - 1]:
-            llama.eval([id_])
+        for i in range(count - 1):
+            llama.eval([prompt[i % len(prompt)]])
         return []
 
     return generate
