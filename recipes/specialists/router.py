@@ -2,12 +2,13 @@
 
     python -m recipes.specialists.router [--data DIR] [--out DIR]
 
-The 100 out-of-scope training queries are a class of their own. BANKING77 is read as it is.
+The 100 out-of-scope training queries are a class of their own; `clinc150_in_scope_*` are without
+any. BANKING77 is read as it is.
 """
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from recipes.specialists.squad import add_arguments, write_jsonl
 
@@ -15,8 +16,8 @@ OUT_OF_SCOPE = "oos"
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
 
-def records(raw: dict[str, list[list[str]]], split: str) -> Iterator[dict[str, str]]:
-    for text, intent in raw[split] + raw[f"{OUT_OF_SCOPE}_{split}"]:
+def records(examples: Iterable[Sequence[str]]) -> Iterator[dict[str, str]]:
+    for text, intent in examples:
         yield {"text": text, "label": intent}
 
 
@@ -26,7 +27,9 @@ def main() -> None:
     arguments = parser.parse_args()
     raw = json.loads((arguments.data / "clinc150" / "data_full.json").read_text(encoding="utf-8"))
     for name, split in SPLITS.items():
-        write_jsonl(arguments.out / f"clinc150_{name}.jsonl", records(raw, split))
+        in_scope, others = raw[split], raw[f"{OUT_OF_SCOPE}_{split}"]
+        write_jsonl(arguments.out / f"clinc150_{name}.jsonl", records(in_scope + others))
+        write_jsonl(arguments.out / f"clinc150_in_scope_{name}.jsonl", records(in_scope))
 
 
 if __name__ == "__main__":
