@@ -171,6 +171,15 @@ def test_nobody_is_preempted_for_drafts() -> None:
     assert bench.scheduler.stats.num_preemptions == 0
 
 
+def test_drafts_leave_others_the_blocks_of_their_next_tokens() -> None:
+    bench = Bench(num_blocks=5)
+    first, second = bench.add(4), bench.add(8, max_tokens=4)
+    bench.step()
+    first.drafts = [WRITTEN] * 6
+    assert bench.step() == {first: 4, second: 1}, "each begins a block, and there are two"
+    assert bench.scheduler.stats.num_preemptions == 0
+
+
 # Preemption
 
 
@@ -265,6 +274,22 @@ def test_nobody_gives_way_in_vain() -> None:
     bench.step()
     bench.add(20)
     assert bench.step() == {equal: 1, last: 1}
+
+
+def test_nobody_gives_way_where_a_reserve_or_shared_blocks_are_in_the_way() -> None:
+    bench = Bench(num_blocks=10, watermark=0.2)
+    equal, last = bench.add(13), bench.add(9, priority=1)
+    bench.step()
+    bench.add(18)
+    assert bench.step() == {equal: 1, last: 1}, "two blocks are to be left for the equal one"
+
+    bench = Bench(num_blocks=6)
+    equal = bench.add([*range(12), 1])
+    bench.step()
+    last = bench.add([*range(12), 2], priority=1)
+    bench.step()
+    bench.add(12)
+    assert bench.step() == {equal: 1, last: 1}, "three blocks of the last one are the equal one's"
 
 
 # Prefixes

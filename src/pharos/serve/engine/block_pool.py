@@ -110,6 +110,12 @@ class BlockPool:
         in_use = sum(block is not None and self._references[block] > 0 for block in prefix)
         return self.blocks_for(len(sequence.tokens)) - in_use
 
+    def num_freed(self, sequences: Iterable[Sequence], prefix: Prefix) -> int:
+        """How many blocks beside those of `prefix` nobody uses without these sequences."""
+        held = Counter(block for sequence in sequences for block in sequence.blocks)
+        freed = {block for block, count in held.items() if count == self._references[block]}
+        return len(freed.difference(prefix))
+
     def admit(self, sequence: Sequence, prefix: Prefix) -> None:
         """Gives a sequence the blocks of all its tokens, the first of them those of `prefix`."""
         assert not sequence.blocks and self.num_needed(sequence, prefix) <= self.num_available

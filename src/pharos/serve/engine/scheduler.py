@@ -216,30 +216,32 @@ class Scheduler:
     def _write(self, step: _Step) -> None:
         """A token for each sequence that is being written, and drafts from what is left then."""
         writing = [s for s in self.running if s.num_computed == len(s.tokens) - 1]
+        for sequence in writing:
+            if sequence.status is Status.RUNNING:
+                self._make_room(sequence, step)
+        writing = [s for s in writing if s.status is Status.RUNNING]
         spare = step.budget - len(writing)
         for sequence in writing:
-            if sequence.status is Status.RUNNING and self._make_room(sequence, step):
-                if sequence.drafts:
-                    self._keep_drafts(sequence, spare)
-                spare -= len(sequence.drafts)
-                step.grant(sequence, sequence.num_pending)
+            if sequence.drafts:
+                self._keep_drafts(sequence, spare)
+            spare -= len(sequence.drafts)
+            step.grant(sequence, sequence.num_pending)
 
-    def _make_room(self, sequence: Sequence, step: _Step) -> bool:
+    def _make_room(self, sequence: Sequence, step: _Step) -> None:
         """Room for the next token, if need be by preempting those that are served after it, the
-        last first; False if that met itself."""
+        last first, or else itself."""
         num_tokens = len(sequence.tokens)
         needed = self.pool.blocks_for(num_tokens) - len(sequence.blocks)
         while self.pool.num_available < needed:
             victim = self.running.last
             self._preempt(victim, step)
             if victim is sequence:
-                return False
+                return
         self.pool.grow(sequence, num_tokens)
-        return True
 
     def _keep_drafts(self, sequence: Sequence, spare: int) -> None:
         """Drops the drafts that are too many: for the budget, for `max_tokens`, or for the blocks
-        that nobody else needs."""
+        that are left when all have room for their next token."""
         num_tokens = len(sequence.tokens)
         useful = sequence.request.params.max_tokens - sequence.num_generated - 1
         free = (len(sequence.blocks) + self.pool.num_available) * self.pool.block_size - num_tokens
@@ -296,21 +298,23 @@ class Scheduler:
     def _make_way(self, step: _Step) -> None:
         """Preempts the last of those that run for one that goes before them and finds no room."""
         first = next(filter(_is_ready, self.waiting), None)
-        if first is None or not self._can_make_way(first):
+        givers = [] if first is None else [s for s in self.running if _goes_before(first, s)]
+        if first is None or not givers or not self._would_do(givers, first):
             return
         while self.running and _goes_before(first, self.running.last):
             if self._num_seats and self._has_room(first, self.pool.match(first), step):
                 return
             self._preempt(self.running.last, step)
 
-    def _can_make_way(self, first: Sequence) -> bool:
-        """Whether it would find room without those that it goes before: none of them gives way in
+    def _would_do(self, givers: Seq[Sequence], first: Sequence) -> bool:
+        """Whether one would find room without those that it goes before: none of them gives way in
         vain."""
         if first.request.kind == "embed":
             return True
-        held = sum(len(s.blocks) for s in self.running if _goes_before(first, s))
-        needed = self.pool.num_needed(first, self.pool.match(first))
-        return needed <= self.pool.num_available + held
+        prefix = self.pool.match(first)
+        freed = self.pool.num_freed(givers, prefix)
+        left = self.pool.num_available + freed - self.pool.num_needed(first, prefix)
+        return left >= (self._watermark if len(givers) < len(self.running) else 0)
 
     def _admit(self, step: _Step) -> None:
         """In order: who finds no room lets nobody pass, or it would never find any."""
