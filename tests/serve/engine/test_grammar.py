@@ -5,6 +5,7 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
+from collections.abc import Sequence as Seq
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema.validators import Draft202012Validator, validator_for
+from llguidance import LLParserLimits
 
 from pharos.core import ModelError, SamplingParams
 from pharos.data.tokenizer import Tokenizer
@@ -30,7 +32,7 @@ from pharos.serve.engine.grammar import (
     new_mask,
 )
 from pharos.serve.engine.paged_kv import PagedKV
-from pharos.serve.engine.request import Grammar, GrammarKind, Output, Request
+from pharos.serve.engine.request import Grammar, GrammarKind, Output, Request, Sequence
 from pharos.serve.engine.runner import Runner
 from pharos.serve.engine.scheduler import Scheduler, SchedulerConfig
 from pharos.serve.engine.speculation import AdaptiveLength, NgramProposer, Proposer, Speculation
@@ -511,6 +513,78 @@ def test_drafts_change_nothing_under_a_grammar(
         key: out.text for key, out in plain.items()
     }
     assert 0 < engine.stats.num_accepted_tokens < engine.stats.num_draft_tokens
+
+
+class Ends:
+    """Guesses that texts end, and that they then go on."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._drafts = [*tokenizer.encode("b"), *tokenizer.eos_ids, *tokenizer.encode("b")]
+
+    def propose(self, sequences: Seq[Sequence], room: Seq[int]) -> list[list[int]]:
+        return [self._drafts[:count] for count in room]
+
+    def forget(self, sequence: Sequence) -> None:
+        pass
+
+
+def test_a_grammar_ends_a_text_that_ignores_ends_with_the_draft_that_does(
+    tokenizer: Tokenizer, compiler: GrammarCompiler
+) -> None:
+    engine = Engine(
+        Scheduler(SchedulerConfig(), BlockPool(400, 4)),
+        runner_of(tokenizer),
+        tokenizer=tokenizer,
+        compiler=compiler,
+        speculation=Speculation(Ends(tokenizer), AdaptiveLength(most=4, cost=0.01, max_batch=100)),
+    )
+    for seed in range(30):
+        params = SamplingParams(max_tokens=12, temperature=1.0, ignore_eos=True)
+        engine.add(
+            Request(
+                id=str(seed),
+                prompt=tokenizer.encode("the"),
+                params=params,
+                seed=seed,
+                eos_ids=frozenset(tokenizer.eos_ids),
+                grammar=Grammar(kind="regex", text="ab*"),
+            )
+        )
+    reasons: Counter[str | None] = Counter()
+    while engine.has_work:
+        for news in engine.step():
+            assert isinstance(news, Output)
+            assert set(news.text) <= {"a", "b"}
+            reasons[news.finish_reason] += 1
+    assert reasons["stop"] > 5 and not reasons["error"]
+    assert engine.stats.num_accepted_tokens > 0
+
+
+def test_an_output_whose_grammar_cannot_be_followed_any_more_has_not_stopped(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = GrammarCompiler(tokenizer)
+    monkeypatch.setattr(compiler, "_limits", LLParserLimits(max_items_in_row=3))
+    engine = Engine(
+        Scheduler(SchedulerConfig(), BlockPool(400, 4)),
+        runner_of(tokenizer),
+        tokenizer=tokenizer,
+        compiler=compiler,
+        speculation=Speculation(NgramProposer(), AdaptiveLength()),
+    )
+    nested = Grammar(kind="lark", text='start: (a|b)*\na: "a" start? "c"\nb: "b" a? "d"')
+    engine.add(Request(id="0", prompt=tokenizer.encode("the"), grammar=nested))
+    engine.add(Request(id="1", prompt=tokenizer.encode("the"), params=SamplingParams(max_tokens=9)))
+    ended: dict[str, Output] = {}
+    while engine.has_work:
+        for news in engine.step():
+            assert isinstance(news, Output)
+            ended[news.request_id] = news
+    assert ended["0"].finish_reason == "error"
+    assert "items" in str(ended["0"].error)
+    assert (ended["1"].finish_reason, ended["1"].error) == ("length", None)
+    engine.check()
+    engine.close()
 
 
 def test_a_model_foresees_itself_under_a_grammar(

@@ -260,7 +260,8 @@ class Engine:
                 written[part.sequence] = self._write(self._job_of(part.sequence), tokens)
         self.scheduler.computed(plan, written)
         for sequence in written:
-            self._tell(self._job_of(sequence))
+            grammar = sequence.grammar
+            self._tell(self._job_of(sequence), None if grammar is None else grammar.error)
 
     def _accepted(self, part: Part, drawn: Seq[Token]) -> list[Token]:
         """The new tokens of a sequence. One whose grammar cannot be followed any more has none, and
@@ -277,25 +278,27 @@ class Engine:
         return tokens
 
     def _write(self, job: _Job, tokens: Iterable[Token]) -> list[int]:
-        """The tokens that the text goes on with: it may end before the last of them."""
+        """The tokens that the text goes on with: it may end before the last of them. What ends a
+        grammar ends its text, also one that goes on after other ends (`ignore_eos`)."""
+        grammar = job.sequence.grammar
         ids: list[int] = []
         for token in tokens:
             job.writer.push(token)
             ids.append(token.id)
-            if job.writer.finish_reason is not None:
+            is_end = grammar is not None and token.id in grammar.eos_ids
+            if is_end or job.writer.finish_reason is not None:
                 break
-        grammar = job.sequence.grammar
         if grammar is not None:
             grammar.accept(ids)
             if grammar.is_over and job.writer.finish_reason is None:
-                job.writer.finish("stop")
+                job.writer.finish("stop" if grammar.error is None else "error")
         return ids
 
     def _tell(self, job: _Job, error: str | None = None) -> None:
         """What is new of a request. When its text has ended, so has the request."""
         output, reason = job.take(), job.writer.finish_reason
         if output is not None:
-            self._news.append(output if error is None else replace(output, error=error))
+            self._news.append(replace(output, error=error) if reason == "error" else output)
         if reason is not None:
             self._forget(job, reason)
 
