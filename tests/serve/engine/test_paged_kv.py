@@ -1,3 +1,6 @@
+import math
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -84,3 +87,13 @@ def test_some_of_the_machines_memory_is_free() -> None:
 def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paged_kv, "_left_to_container", lambda: 1000)
     assert free_memory(torch.device("cpu")) == 400
+
+
+def test_files_that_were_read_do_not_count_against_a_containers_limit(tmp_path: Path) -> None:
+    assert paged_kv._left_to_container(tmp_path) == math.inf
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 150\nactive_file 50\ninactive_file 500\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert paged_kv._left_to_container(tmp_path) == math.inf
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert paged_kv._left_to_container(tmp_path) == 800

@@ -27,6 +27,7 @@ MEMORY_SHARE = 0.9
 """Of what is free on a GPU; the rest is for what a step computes."""
 HOST_SHARE = 0.4
 """Of what is free on a CPU, where other programs live too."""
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 class PagedKV:
@@ -139,11 +140,15 @@ def _free_host_memory() -> float:
     return min(kib["MemAvailable"] * 1024, _left_to_container())
 
 
-def _left_to_container() -> float:
-    """Of control groups, version 2; without a limit, any amount."""
-    group = Path("/sys/fs/cgroup")
+def _left_to_container(group: Path = CONTROL_GROUP) -> float:
+    """Of control groups, version 2; without a limit, any amount. What is kept of files that were
+    read (those of the model, say) counts as used, and goes when room is asked for."""
+    names = ("memory.max", "memory.current", "memory.stat")
     try:
-        limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
+        limit, used, stat = ((group / name).read_text() for name in names)
     except FileNotFoundError:
         return math.inf
-    return math.inf if limit.strip() == "max" else int(limit) - int(used)
+    if limit.strip() == "max":
+        return math.inf
+    counts = dict(line.split() for line in stat.splitlines())
+    return int(limit) - int(used) + int(counts["inactive_file"])
