@@ -6,6 +6,7 @@ from pharos.core import ModelError, SamplingParams
 from pharos.data.tokenizer import Tokenizer
 from pharos.models.doubles import tiny_llama
 from pharos.models.generation import Generation
+from pharos.models.heads import CausalLM
 from pharos.models.load import load_model, new_model, save_model
 from pharos.serve.engine.build import EngineConfig, SpeculationConfig, build_engine, engine_over
 from pharos.serve.engine.engine import Engine
@@ -64,6 +65,27 @@ def test_more_than_a_model_has_positions_for_is_refused() -> None:
     model = new_model({"model_type": "gpt2", **sizes}, "causal_lm")
     with pytest.raises(ValueError, match="max_model_len is 33; the model has 32 positions"):
         engine_over(model, None, EngineConfig(scheduler=SchedulerConfig(max_model_len=33)))
+
+
+def test_drafts_end_where_the_model_that_makes_them_has_no_more_positions() -> None:
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 50, "n_positions": 32}
+    draft_model = new_model({"model_type": "gpt2", **sizes}, "causal_lm")
+    assert isinstance(draft_model, CausalLM)
+    config = EngineConfig(num_blocks=20, speculation=SpeculationConfig())
+    engine = engine_over(tiny_llama(), None, config, draft_model=draft_model)
+    engine.add(Request(id="a", prompt=[5] * 20, params=SamplingParams(max_tokens=40)))
+    num_tokens = 0
+    while engine.has_work:
+        for news in engine.step():
+            assert isinstance(news, Output)
+            num_tokens += len(news.tokens)
+    assert num_tokens == 40
+    assert engine.stats.num_draft_tokens > 0
+
+
+def test_no_blocks_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one block"):
+        engine_over(tiny_llama(), None, EngineConfig(num_blocks=0))
 
 
 def test_what_is_not_a_decoder_is_refused(t5_folder: Path, bert_folder: Path) -> None:

@@ -201,7 +201,9 @@ def _scheduling(model: CausalLM, config: EngineConfig) -> SchedulerConfig:
 def _make_kv(model: CausalLM, config: EngineConfig, draft_model: CausalLM | None = None) -> PagedKV:
     """Of a split model, the keys of this process's heads; equally many blocks everywhere. The keys
     of a draft model find room beside them."""
-    num_blocks = config.num_blocks or _num_blocks(model, config, draft_model)
+    num_blocks = config.num_blocks
+    if num_blocks is None:
+        num_blocks = _num_blocks(model, config, draft_model)
     if config.tensor_parallel > 1:
         num_blocks = agree_on_least(num_blocks)
     return PagedKV(

@@ -28,9 +28,9 @@ MAX_READ = 2048
 
 class DraftModelProposer:
     """`runner` has the small model and the room for its keys. A sequence that finds no room there
-    gets no drafts, and neither does one of which the small model has not read all: it reads
-    `max_read` tokens in a pass. Raises ValueError for a model of another vocabulary than
-    `vocab_size`."""
+    gets no drafts, and neither does one that is longer than the small model reads, or of which it
+    has not read all: it reads `max_read` tokens in a pass. Raises ValueError for a model of another
+    vocabulary than `vocab_size`."""
 
     def __init__(self, runner: Runner, *, vocab_size: int, max_read: int = MAX_READ) -> None:
         own = runner.model.config.vocab_size
@@ -88,7 +88,9 @@ class DraftModelProposer:
         return shadow
 
     def _has_room(self, shadow: Sequence, count: int) -> bool:
-        num_tokens = len(shadow.tokens) + count
+        num_tokens, most = len(shadow.tokens) + count, self._runner.model.body.max_positions
+        if most is not None and num_tokens > most:
+            return False
         if self._pool.blocks_for(num_tokens) - len(shadow.blocks) > self._pool.num_available:
             return False
         self._pool.grow(shadow, num_tokens)
