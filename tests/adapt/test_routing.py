@@ -259,6 +259,11 @@ def test_rows_and_names_are_checked() -> None:
         pytest.raises(ValueError, match=r"module of 14 rows within a route of 7; .* its own"),
     ):
         model(IDS_BT % 50)
+    with (
+        adapters.route([("one", 7)]),
+        pytest.raises(ValueError, match="module of 14 rows within a route of 7"),
+    ):
+        model(IDS_BT % 50)
     adapters.activate("one")
     adapters.merge()
     with adapters.route([("one", 14)]), pytest.raises(ValueError, match="unmerge them"):
