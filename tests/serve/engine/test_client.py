@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,19 @@ def test_adapters_are_refused_in_the_engines_words(tmp_path: Path) -> None:
     with_client(use)
 
 
+def test_an_adapter_that_is_unloaded_while_it_is_loaded_is_not_loaded_again() -> None:
+    engine = tiny_engine()
+    engine.load_adapter = lambda *_: None  # type: ignore[method-assign]
+    engine.unload_adapter = lambda *_: None  # type: ignore[method-assign]
+
+    async def use(client: EngineClient) -> None:
+        loading = client.load_adapter("legal", Path("legal"))
+        await asyncio.gather(loading, client.unload_adapter("legal"))
+        assert not client._adapters
+
+    with_client(use, lambda: engine)
+
+
 # Its life
 
 
@@ -174,6 +188,46 @@ def test_a_model_that_cannot_be_loaded_is_told_at_the_start(tmp_path: Path) -> N
         client = EngineClient(InThread(partial(build_engine, tmp_path, EngineConfig())))
         with pytest.raises(ModelError, match=f"the engine did not start: .*{tmp_path}"):
             await client.start()
+
+    asyncio.run(run())
+
+
+def test_a_process_that_cannot_be_had_is_told_at_the_start() -> None:
+    def build() -> Engine:
+        raise AssertionError("it cannot be pickled, so it is not called")
+
+    async def run() -> None:
+        client = EngineClient(InProcess(build))
+        with pytest.raises(ModelError, match=r"the engine did not start: .*pickle"):
+            await asyncio.wait_for(client.start(), PATIENCE_S)
+        await client.stop()
+
+    asyncio.run(run())
+
+
+def test_a_process_that_cannot_be_had_once_is_asked_for_again() -> None:
+    class Refused(InThread):
+        num_starts = 0
+
+        def start(self) -> Connection:
+            self.num_starts += 1
+            if self.num_starts == 2:
+                raise BlockingIOError("too many processes")
+            return super().start()
+
+    engines: list[Engine] = []
+
+    def build() -> Engine:
+        engines.append(tiny_engine())
+        return engines[-1]
+
+    async def run() -> None:
+        async with EngineClient(Refused(build), restart_s=0.0) as client:
+            engines[0].step = None  # type: ignore[method-assign, assignment]
+            (failed,) = await outputs_of(client, request("a"))
+            assert failed.finish_reason == "error"
+            await asyncio.wait_for(client.until_ready(), PATIENCE_S)
+            assert ids_of(await outputs_of(client, request("a"))) == generated(request("a"))
 
     asyncio.run(run())
 
@@ -228,6 +282,7 @@ def test_stopping_fails_what_still_runs_and_leaves_no_threads() -> None:
             await client.stop()
             told = [output async for output in outputs]
         assert told[-1].finish_reason == "error"
+        assert told[-1].error == "the engine does not run: it was stopped"
         assert not client.is_healthy
 
     asyncio.run(run())

@@ -113,8 +113,8 @@ class EngineClient:
 
     async def unload_adapter(self, name: str) -> None:
         """Raises ValueError if there is none of that name."""
-        self._adapters.pop(name, None)
         await self._call("unload_adapter", name)
+        self._adapters.pop(name, None)
 
     @property
     def is_healthy(self) -> bool:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from multiprocessing.connection import Connection, Pipe
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Protocol
 
@@ -71,6 +72,7 @@ class InProcess:
         return None if self._process is None else self._process.pid
 
     def start(self) -> Connection:
+        build = ForkingPickler.dumps(self._build)  # what cannot be pickled starts no process
         ours, theirs = Pipe()
         path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
         self._process = subprocess.Popen(
@@ -81,7 +83,7 @@ class InProcess:
             start_new_session=True,  # Ctrl-C is for the parent, which lets requests end first
         )
         theirs.close()
-        ours.send(self._build)
+        ours.send_bytes(build)
         return ours
 
     def wait(self) -> str:

@@ -92,19 +92,28 @@ class Supervisor:
     async def _live(self, first: "asyncio.Future[None]") -> bool:
         """From a start of the engine to its end; whether it was ready in between."""
         self.reason = "it is being started; ask again in a moment"
-        connection = self._connection = self._host.start()
+        try:
+            connection = self._connection = self._host.start()
+        except Exception as error:  # there is no process to be had, say
+            self.reason = f"{type(error).__name__}: {error}"
+            self._note_end(first, self.reason)
+            return False
         last_words = await self._listen(connection, first)
         was_ready, self.ready, self._connection = self.ready is not None, None, None
         self._is_ready.clear()
-        self.reason = last_words or "it has ended without a word"
+        unsaid = "it was stopped" if self._stopping.is_set() else "it has ended without a word"
+        self.reason = last_words or unsaid
         self._on_end(self.reason)
         connection.close()
         how = await asyncio.to_thread(self._host.wait)
-        if not self._stopping.is_set():
-            log.error("the engine has ended: %s", last_words or how)
-        if not first.done():
-            first.set_exception(ModelError(f"the engine did not start: {last_words or how}"))
+        self._note_end(first, last_words or how)
         return was_ready
+
+    def _note_end(self, first: "asyncio.Future[None]", how: str) -> None:
+        if not self._stopping.is_set():
+            log.error("the engine has ended: %s", how)
+        if not first.done():
+            first.set_exception(ModelError(f"the engine did not start: {how}"))
 
     async def _listen(self, connection: Connection, first: "asyncio.Future[None]") -> str | None:
         """Hears an engine out; its last words, if it has any."""
