@@ -127,6 +127,29 @@ def test_two_processes_write_what_one_does() -> None:
         followers.stop()
 
 
+class Unreadable:
+    """How to build a runner, for nobody can read it."""
+
+    def __call__(self, share: Share) -> Runner:
+        raise AssertionError("nobody could read it")
+
+    def __reduce__(self) -> tuple[type[int], tuple[str]]:
+        return int, ("not a number",)
+
+
+def test_a_process_that_ends_before_it_begins_is_not_waited_for() -> None:
+    with pytest.raises(RuntimeError, match="rank 1 of the model has failed: it ended without"):
+        Followers.start(Unreadable(), 2)
+
+
+def test_a_process_that_was_killed_does_not_hinder_the_end() -> None:
+    followers = Followers.start(each_runner, 2)
+    followers._processes[0].kill()
+    followers._processes[0].wait()
+    followers.stop()
+    assert not dist.is_initialized()
+
+
 def assert_names_who_failed(followers: Followers) -> None:
     reason = "rank 1 of the model has failed: ValueError: this rank has no memory"
     with pytest.raises(RuntimeError, match=reason), followers.together():

@@ -12,10 +12,12 @@ A pass that fails on one rank leaves the others in the midst of a sum, so there 
 next pass is refused, and whoever runs the engine starts it anew. Followers end when rank 0 does.
 """
 
+import contextlib
 import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -41,6 +43,7 @@ LONGEST_IDLE = timedelta(days=365)
 """A follower waits for the next batch as long as nobody asks for anything."""
 GOODBYE_S = 10.0
 LAST_WORDS_S = 1.0
+POLL_S = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +72,7 @@ class Followers:
         started = [_start(_Orders(Share(rank, size), store.port, build)) for rank in range(1, size)]
         followers = cls([process for process, _ in started], [pipe for _, pipe in started])
         with followers.together():
+            followers._wait_for_all(store)
             _join(Share(0, size), store)
         return followers
 
@@ -99,7 +103,8 @@ class Followers:
     def stop(self) -> None:
         """Ends the followers, and this process's part in them."""
         if not self._has_failed:
-            _broadcast(None)
+            with contextlib.suppress(RuntimeError):  # one of them has ended by itself
+                _broadcast(None)
         for process in self._processes:
             try:
                 process.wait(GOODBYE_S)
@@ -107,6 +112,14 @@ class Followers:
                 process.kill()
                 process.wait()
         dist.destroy_process_group()
+
+    def _wait_for_all(self, store: TCPStore) -> None:
+        """Until each has found the store: to join waits without end for one that never does."""
+        keys = [_arrival(rank) for rank in range(1, len(self._processes) + 1)]
+        while not store.check(keys):
+            if any(process.poll() is not None for process in self._processes):
+                raise RuntimeError("a part of the model has ended before it began")
+            time.sleep(POLL_S)
 
     def _who_failed(self) -> str | None:
         for rank, pipe in enumerate(self._pipes, start=1):
@@ -142,7 +155,9 @@ def main(descriptor: int) -> None:
     pipe = Connection(descriptor)
     share, port, build = pipe.recv()
     try:
-        _join(share, TCPStore(ADDRESS, port, share.size, is_master=False))
+        store = TCPStore(ADDRESS, port, share.size, is_master=False)
+        store.set(_arrival(share.rank), "")
+        _join(share, store)
         follow(build(share))
     except Exception as error:
         log.exception("rank %d of the model has failed", share.rank)
@@ -174,6 +189,11 @@ def _join(share: Share, store: TCPStore) -> None:
     )
 
 
+def _arrival(rank: int) -> str:
+    """What a follower puts into the store when it has found it."""
+    return f"rank {rank} is there"
+
+
 def _start(orders: _Orders) -> "tuple[subprocess.Popen[bytes], Connection]":
     ours, theirs = Pipe()
     path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
@@ -196,7 +216,7 @@ def _last_words(pipe: Connection) -> str:
     try:
         return str(pipe.recv())
     except EOFError:
-        return "it was killed"
+        return "it ended without a word"
 
 
 if __name__ == "__main__":
