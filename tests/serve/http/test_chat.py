@@ -284,6 +284,11 @@ def test_calls_and_their_results_are_part_of_the_conversation(client: openai.Ope
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "king", "content": "x"}]}, "messages[0].role"),
         (
+            {"messages": [{"role": "assistant", "tool_calls": [
+                {"function": {"name": "f", "arguments": '{"a":' * 100_000}}]}]},
+            "messages[0].tool_calls",
+        ),
+        (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
             "messages[0].content",
         ),

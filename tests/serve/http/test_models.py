@@ -88,7 +88,7 @@ def test_an_adapter_is_a_model_of_its_own(adapting: Any, folder: Path, llama_fol
 
 
 def test_what_is_no_adapter_is_refused(adapting: Any) -> None:
-    for name, path in (("a", "broken"), ("a", "missing"), ("tiny", "legal")):
+    for name, path in (("a", "broken"), ("a", "missing"), ("a", "\0"), ("tiny", "legal")):
         assert load(adapting, name, path).status_code == 400
     assert [model.id for model in adapting.client().models.list().data] == ["tiny"]
 

@@ -7,7 +7,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from pharos.serve.http.errors import ApiError
-from pharos.serve.http.parameters import GUIDED, NOT_HERE, Body, Refused, ResponseFormat, Sampling
+from pharos.serve.http.parameters import (
+    GUIDED,
+    NOT_HERE,
+    Body,
+    Entries,
+    Items,
+    Refused,
+    ResponseFormat,
+    Sampling,
+)
 
 MOST_TOP_LOGPROBS = 20
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -39,9 +48,9 @@ class ChatMessage(Body):
     }
 
     role: Role
-    content: str | list[TextPart] | None = None
+    content: str | Items[TextPart] | None = None
     name: str | None = None
-    tool_calls: list[CallMessage] | None = None
+    tool_calls: Items[CallMessage] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
 
@@ -116,20 +125,20 @@ class ChatRequest(Sampling):
         "chat_template": Refused("the server's own is used; see --template"),
     }
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[Items[ChatMessage], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
-    tools: list[Tool] = Field(default_factory=list)
+    tools: Items[Tool] = Field(default_factory=list)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool = True
 
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    documents: list[dict[str, str]] | None = None
+    documents: Items[Entries[str, str]] | None = None
 
     def asked_tokens(self) -> int | None:
         """How many may be written; None where nothing is said of it."""
@@ -153,8 +162,8 @@ class TokenizeRequest(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = None
-    tools: list[Tool] = Field(default_factory=list)
+    messages: Annotated[Items[ChatMessage], Field(min_length=1)] | None = None
+    tools: Items[Tool] = Field(default_factory=list)
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -169,11 +178,11 @@ def template_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
 def _arguments(called: CalledFunction, at: int) -> Mapping[str, Any]:
     try:
         arguments = json.loads(called.arguments or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         raise ApiError(
-            f"messages[{at}]: the arguments of a call of {called.name} are not a JSON object",
+            f"messages[{at}].tool_calls: the arguments of {called.name} are not a JSON object",
             param=f"messages[{at}].tool_calls",
         )
     return arguments

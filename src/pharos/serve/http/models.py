@@ -77,7 +77,10 @@ def _allowed(path: Path, below: Path | None) -> Path:
             "this server loads no adapters for clients; start it with --adapters-folder DIR",
             status=403,
         )
-    folder = (below / path).resolve()
+    try:
+        folder = (below / path).resolve()
+    except (OSError, ValueError) as error:  # no path at all: it is too long, or has a null
+        raise ApiError(f"lora_path is no path: {error}", param="lora_path") from error
     if not folder.is_relative_to(below.resolve()):
         raise ApiError(
             f"lora_path {str(path)!r} is not below the folder that adapters are loaded from",

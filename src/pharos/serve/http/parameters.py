@@ -8,9 +8,9 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pharos.core import SamplingParams
@@ -19,7 +19,25 @@ from pharos.serve.http.errors import ApiError
 
 MAX_SEED = 2**63 - 1
 MOST_STOP = 16
+MOST_ENTRIES = 1 << 16
 DEFAULT_TEMPERATURE = 1.0
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _not_too_many(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MOST_ENTRIES:
+        message = "it has {given} entries; give at most {most}"
+        told = {"given": len(value), "most": MOST_ENTRIES}
+        raise PydanticCustomError("too_many_entries", message, told)
+    return value
+
+
+Items = Annotated[list[V], Field(fail_fast=True)]
+"""Of what is wrong with a list, the first is told: a body may have millions of things that are, and
+a kilobyte is kept of each that is told."""
+Entries = Annotated[dict[K, V], BeforeValidator(_not_too_many)]
+"""No more of them than could all be wrong."""
 
 
 class Refused(NamedTuple):
@@ -41,6 +59,9 @@ class Body(BaseModel):
         if not isinstance(data, dict):
             return data
         given = {name: value for name, value in data.items() if value is not None}
+        known = {field.alias or name for name, field in cls.model_fields.items()} | {*cls.REFUSED}
+        for name in [name for name in given if name not in known][1:]:
+            del given[name]  # one that is unknown is enough to be told
         for name in given.keys() & cls.REFUSED.keys():
             if given[name] not in cls.REFUSED[name].harmless:
                 raise refusal(name, cls.REFUSED[name].why)
@@ -67,7 +88,7 @@ class StructuredOutputs(Body):
     json_: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
     json_object: bool | None = None
     regex: str | None = None
-    choice: list[str] | None = None
+    choice: Items[str] | None = None
     grammar: str | None = None
 
     def to_grammar(self) -> Grammar:
@@ -122,9 +143,9 @@ class Sampling(Body):
     top_p: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    logit_bias: dict[int, float] = Field(default_factory=dict)
+    logit_bias: Entries[int, float] = Field(default_factory=dict)
     seed: Annotated[int, Field(ge=-MAX_SEED, le=MAX_SEED)] | None = None
-    stop: str | list[str] | None = None
+    stop: str | Items[str] | None = None
     n: Annotated[int, Field(ge=1)] = 1
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -135,7 +156,7 @@ class Sampling(Body):
     repetition_penalty: float = 1.0
     min_tokens: int = 0
     ignore_eos: bool = False
-    stop_token_ids: list[int] = Field(default_factory=list)
+    stop_token_ids: Items[int] = Field(default_factory=list)
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     truncate_prompt_tokens: Annotated[int, Field(ge=1)] | None = None

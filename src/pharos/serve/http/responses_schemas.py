@@ -21,7 +21,15 @@ from pharos.serve.http.chat_schemas import (
     Tool,
 )
 from pharos.serve.http.errors import ApiError
-from pharos.serve.http.parameters import NOT_HERE, Body, JsonSchema, Refused, ResponseFormat
+from pharos.serve.http.parameters import (
+    NOT_HERE,
+    Body,
+    Entries,
+    Items,
+    JsonSchema,
+    Refused,
+    ResponseFormat,
+)
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -41,7 +49,7 @@ class InputMessage(Body):
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[InputText]
+    content: str | Items[InputText]
     id: str | None = None
     status: str | None = None
 
@@ -63,7 +71,7 @@ class FunctionCallItem(Body):
 class FunctionOutputItem(Body):
     type: Literal["function_call_output"]
     call_id: str
-    output: str | list[InputText]
+    output: str | Items[InputText]
     id: str | None = None
     status: str | None = None
 
@@ -112,20 +120,20 @@ class ResponsesRequest(Body):
     }
 
     model: str
-    input: str | list[InputItem]
+    input: str | Items[InputItem]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: float | None = None
     top_p: float | None = None
     stream: bool = False
-    stream_options: dict[Literal["include_obfuscation"], Literal[False]] | None = None
-    tools: list[ResponseTool] = Field(default_factory=list)
+    stream_options: Entries[Literal["include_obfuscation"], Literal[False]] | None = None
+    tools: Items[ResponseTool] = Field(default_factory=list)
     tool_choice: Literal["none", "auto", "required"] | NamedResponseTool | None = None
     parallel_tool_calls: bool = True
     text: TextOptions = Field(default_factory=TextOptions)
-    include: list[Literal["message.output_text.logprobs"]] = Field(default_factory=list)
+    include: Items[Literal["message.output_text.logprobs"]] = Field(default_factory=list)
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
-    metadata: dict[str, str] = Field(default_factory=dict)
+    metadata: Entries[str, str] = Field(default_factory=dict)
     user: str | None = None
 
     def to_chat(self) -> ChatRequest:

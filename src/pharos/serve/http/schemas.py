@@ -6,9 +6,17 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from pharos.serve.http.parameters import GUIDED, NOT_HERE, Body, Refused, ResponseFormat, Sampling
+from pharos.serve.http.parameters import (
+    GUIDED,
+    NOT_HERE,
+    Body,
+    Items,
+    Refused,
+    ResponseFormat,
+    Sampling,
+)
 
-TokenIds = list[int]
+TokenIds = Items[int]
 MOST_INPUTS = 2048
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's, of a completion."""
@@ -22,7 +30,7 @@ class CompletionRequest(Sampling):
         "best_of": Refused("give n, and choose by logprobs", (1,)),
     }
 
-    prompt: str | list[str] | TokenIds | list[TokenIds]
+    prompt: str | Items[str] | TokenIds | Items[TokenIds]
     max_tokens: Annotated[int, Field(ge=1)] = DEFAULT_MAX_TOKENS
     logprobs: Annotated[int, Field(ge=0)] | None = None
     echo: bool = False
@@ -41,7 +49,7 @@ class EmbeddingRequest(Body):
     }
 
     model: str
-    input: str | list[str] | TokenIds | list[TokenIds]
+    input: str | Items[str] | TokenIds | Items[TokenIds]
     encoding_format: Literal["float", "base64"] = "float"
     user: str | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -63,7 +71,7 @@ class RerankRequest(Body):
 
     model: str
     query: str
-    documents: Annotated[list[str], Field(min_length=1, max_length=MOST_INPUTS)]
+    documents: Annotated[Items[str], Field(min_length=1, max_length=MOST_INPUTS)]
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool = True
     user: str | None = None
@@ -86,8 +94,11 @@ class LoadAdapterRequest(Body):
 
 
 class UnloadAdapterRequest(Body):
+    REFUSED: ClassVar[Mapping[str, Refused]] = {
+        "lora_int_id": Refused("adapters have no numbers; give lora_name")
+    }
+
     lora_name: str
-    lora_int_id: int | None = None
 
 
 def listed(value: str | list[str] | TokenIds | list[TokenIds]) -> list[str | TokenIds]:

@@ -35,7 +35,8 @@ def tokens_router(frontend: Frontend) -> APIRouter:
         most = model.tokenizer.vocab_size
         if any(not 0 <= id_ < most for id_ in body.tokens):
             raise ApiError(f"tokens has an id outside of 0 to {most - 1}", param="tokens")
-        return {"prompt": model.tokenizer.decode(body.tokens, skip_special=False)}
+        text = await asyncio.to_thread(model.tokenizer.decode, body.tokens, skip_special=False)
+        return {"prompt": text}
 
     return router
 

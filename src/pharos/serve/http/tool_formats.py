@@ -117,7 +117,7 @@ class ToolCallReader:
     def _calls(self, whole: str) -> list[FunctionCall]:
         try:
             calls = self._format.read(_body(whole, self._format))
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter: nested too deeply
             return []
         return calls if all(call.name in self._functions for call in calls) else []
 
