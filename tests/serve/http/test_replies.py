@@ -38,7 +38,10 @@ class Connection:
 
 async def streamed(events: Events, connection: Connection, *, keep_alive_s: float = 60) -> None:
     stream = EventStream(
-        events, keep_alive_s=keep_alive_s, on_error=lambda error: [Event(error.body), DONE]
+        events,
+        keep_alive_s=keep_alive_s,
+        timeout_s=60,
+        on_error=lambda error: [Event(error.body), DONE],
     )
     await stream({"type": "http"}, connection.receive, connection.send)
 
@@ -132,6 +135,28 @@ def test_a_client_that_leaves_ends_a_stream_that_has_not_begun() -> None:
     is_closed, connection = asyncio.run(main())
     assert is_closed
     assert connection.sent == []
+
+
+def test_a_client_that_does_not_read_counts_as_one_that_left() -> None:
+    async def main() -> bool:
+        is_closed = False
+
+        async def events() -> Events:
+            nonlocal is_closed
+            try:
+                while True:
+                    yield Event("more")
+            finally:
+                is_closed = True
+
+        async def full(message: Message) -> None:
+            await asyncio.Event().wait()
+
+        stream = EventStream(events(), keep_alive_s=60, timeout_s=0.01, on_error=lambda error: [])
+        await stream({"type": "http"}, Connection().receive, full)
+        return is_closed
+
+    assert asyncio.run(main())
 
 
 def test_a_client_that_leaves_ends_work_that_is_told_at_once() -> None:

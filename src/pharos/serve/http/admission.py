@@ -14,7 +14,8 @@ WEIGHT = 0.1
 
 
 class Admission:
-    """Counts what is under way; `max_pending` at most."""
+    """Counts what is under way. What comes when there are fewer than `max_pending` is let in whole,
+    however many texts it is about: there would be no better moment."""
 
     def __init__(self, max_pending: int) -> None:
         self._max_pending = max_pending
@@ -24,10 +25,10 @@ class Admission:
     @contextmanager
     def admitted(self, count: int) -> Iterator[None]:
         """While `count` requests are under way. Raises ApiError 429 where there is no room."""
-        if self.num_pending + count > self._max_pending:
+        if self.num_pending >= self._max_pending:
             raise ApiError(
-                f"{self.num_pending} requests run or wait, and at most {self._max_pending} may; "
-                "come back later",
+                f"{self.num_pending} requests run or wait, and the queue is full at "
+                f"{self._max_pending}; come back later",
                 status=429,
                 code="queue_full",
                 retry_after_s=self._retry_after_s(),

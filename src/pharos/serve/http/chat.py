@@ -56,6 +56,7 @@ def chat_router(frontend: Frontend) -> APIRouter:
         return EventStream(
             _chunks(frontend, turn, includes_usage=includes_usage),
             keep_alive_s=frontend.config.keep_alive_s,
+            timeout_s=frontend.config.timeout_s,
             on_error=lambda error: [Event(error.body)],
         )
 

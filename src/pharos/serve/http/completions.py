@@ -28,6 +28,7 @@ def completions_router(frontend: Frontend) -> APIRouter:
         return EventStream(
             task.chunks(includes_usage=includes_usage),
             keep_alive_s=frontend.config.keep_alive_s,
+            timeout_s=frontend.config.timeout_s,
             on_error=lambda error: [Event(error.body)],
         )
 

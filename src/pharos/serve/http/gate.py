@@ -5,6 +5,7 @@ browser shows: a stranger's name may resolve to 127.0.0.1 (DNS rebinding). Its H
 that name, and is refused.
 """
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -28,6 +29,7 @@ class Gate:
         self._app = app
         self._hashes = [_hash(key) for key in config.api_keys]
         self._max_body_bytes = config.max_body_bytes
+        self._timeout_s = config.timeout_s
         self._is_local = config.is_local and not config.api_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,7 +45,8 @@ class Gate:
         except ApiError as error:
             await error_response(error)(scope, receive, send)
             return
-        await self._app(scope, _replayed(body, receive), send)
+        if body is not None:
+            await self._app(scope, _replayed(body, receive), send)
 
     def _check_key(self, path: str, authorization: str) -> None:
         if not self._hashes or path in OPEN_PATHS:
@@ -68,15 +71,25 @@ class Gate:
                 code="wrong_host",
             )
 
-    async def _body(self, receive: Receive) -> bytes:
-        """All of it, as long as it is not too much."""
+    async def _body(self, receive: Receive) -> bytes | None:
+        """All of it, as long as it is not too much and comes in time; None if the client left."""
         body = bytearray()
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            self._check_size(len(body))
-            if not message.get("more_body"):
-                return bytes(body)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    body += message.get("body", b"")
+                    self._check_size(len(body))
+                    if not message.get("more_body"):
+                        return bytes(body)
+        except TimeoutError as error:
+            raise ApiError(
+                f"the body took longer than {self._timeout_s:g} s, the limit of this server",
+                status=408,
+                code="timeout",
+            ) from error
 
     def _check_size(self, size: int) -> None:
         if size > self._max_body_bytes:

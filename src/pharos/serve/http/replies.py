@@ -9,6 +9,7 @@ now and then, so that no proxy takes the connection for dead.
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
@@ -65,30 +66,40 @@ class Reply(Response):
 
 class EventStream(Response):
     """Events as they come. What fails before the first one is an HTTP error; what fails later is
-    told by the events that `on_error` makes of it."""
+    told by the events that `on_error` makes of it. A client that has not taken what it was sent
+    `timeout_s` after the beginning counts as one that left."""
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncGenerator[Event, None], *, keep_alive_s: float, on_error: OnError
+        self,
+        events: AsyncGenerator[Event, None],
+        *,
+        keep_alive_s: float,
+        timeout_s: float,
+        on_error: OnError,
     ) -> None:
         super().__init__()
         self._events = events
         self._keep_alive_s = keep_alive_s
+        self._timeout_s = timeout_s
         self._on_error = on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await while_connected(receive, self._send_all(scope, receive, send))
+        with contextlib.suppress(TimeoutError):
+            await while_connected(receive, self._send_all(scope, receive, send))
 
     async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_started = False
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
 
         async def write(body: bytes, *, more_body: bool = True) -> None:
             nonlocal is_started
-            if not is_started:
-                await send(self._start())
-                is_started = True
-            await send({"type": "http.response.body", "body": body, "more_body": more_body})
+            async with asyncio.timeout_at(deadline):  # when it is over, what need not wait is sent
+                if not is_started:
+                    await send(self._start())
+                    is_started = True
+                await send({"type": "http.response.body", "body": body, "more_body": more_body})
 
         try:
             await self._pump(write)

@@ -35,7 +35,10 @@ def responses_router(frontend: Frontend) -> APIRouter:
         if not body.stream:
             return Reply(writing.whole())
         return EventStream(
-            writing.events(), keep_alive_s=frontend.config.keep_alive_s, on_error=writing.failed
+            writing.events(),
+            keep_alive_s=frontend.config.keep_alive_s,
+            timeout_s=frontend.config.timeout_s,
+            on_error=writing.failed,
         )
 
     return router
