@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -297,3 +298,23 @@ def test_what_is_no_span_is_refused(text: str) -> None:
     else:
         with pytest.raises(ValueError, match=f"'{text}'"):
             Span.parse(text)
+
+
+def test_an_open_loops_clock_starts_when_its_prompts_are_drawn() -> None:
+    class Client(BenchClient):
+        async def ask(self, prompt: Prompt, *, due_s: float | None = None) -> Timing:
+            assert due_s is not None
+            assert due_s >= drawn_s[-1]
+            return Timing(due_s=due_s, sent_s=due_s, end_s=due_s)
+
+    def prompts() -> Iterator[Prompt]:
+        while True:
+            drawn_s.append(time.perf_counter())
+            yield Prompt(text="x", max_tokens=1)
+
+    async def main() -> list[Timing]:
+        async with Client("http://localhost:1/v1", model="m") as client:
+            return await open_loop(client, prompts(), num_requests=3, rate=1e9, seed=0)
+
+    drawn_s: list[float] = []
+    assert len(asyncio.run(main())) == len(drawn_s) == 3

@@ -105,9 +105,10 @@ async def open_loop(
 ) -> list[Timing]:
     """`rate` requests a second on average."""
     random_ = random.Random(seed)
+    drawn = list(islice(prompts, num_requests))  # before the clock starts: it may take long
     due_s = time.perf_counter()
     asked = []
-    for prompt in islice(prompts, num_requests):
+    for prompt in drawn:
         asked.append(client.ask(prompt, due_s=due_s))
         due_s += random_.expovariate(rate)
     return list(await asyncio.gather(*asked))

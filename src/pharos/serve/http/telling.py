@@ -1,5 +1,6 @@
 """What replies tell beside the text: how many tokens it took, and how likely they were."""
 
+from codecs import getincrementaldecoder
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -37,14 +38,15 @@ class CompletionLogprobs:
     def __init__(self, model: ServedModel, offset: int) -> None:
         self._model = model
         self._offset = offset
+        self._decoder = getincrementaldecoder("utf-8")("replace")
 
     def of(self, tokens: Sequence[Token]) -> dict[str, Any]:
         """For the next tokens of the text."""
         texts = [self._model.token_text(token.id) for token in tokens]
         offsets = []
-        for text in texts:
+        for token in tokens:
             offsets.append(self._offset)
-            self._offset += len(text)
+            self._offset += len(self._decoder.decode(self._model.bytes_of(token.id)))
         return {
             "tokens": texts,
             "token_logprobs": [token.logprob for token in tokens],
