@@ -24,6 +24,19 @@ def test_text_and_tokens_become_each_other(running: Any) -> None:
         assert httpx.post(f"{running.url}/{path}", json=wrong).status_code == 400
 
 
+def test_half_a_surrogate_pair_is_read_as_it_is_written(running: Any) -> None:
+    headers = {"Content-Type": "application/json"}
+    for path, body in {
+        "tokenize": b'{"prompt": %s}',
+        "v1/completions": b'{"model": "tiny", "prompt": %s, "max_tokens": 1}',
+        "v1/chat/completions": b'{"model": "tiny", "messages": [{"role": "user", "content": %s}]}',
+        "v1/embeddings": b'{"model": "tiny", "input": %s}',
+    }.items():
+        content = body % b'"\\ud800"'
+        reply = httpx.post(f"{running.url}/{path}", content=content, headers=headers, timeout=60)
+        assert reply.status_code == 200, path
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -41,9 +41,15 @@ class ServedModel:
             code="model_not_found",
         )
 
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """The tokens of a text. A lone half of a surrogate pair, which JSON may have, becomes a
+        question mark, as it does in replies."""
+        text = text.encode("utf-8", errors="replace").decode()
+        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
     def text_ids(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The tokens of a text; one that has none begins with the `bos` token."""
-        ids = self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        ids = self.encode(text, add_special_tokens=add_special_tokens)
         bos = self.tokenizer.bos_id
         return ids if ids or bos is None else [bos]
 

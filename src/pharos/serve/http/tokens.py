@@ -45,7 +45,7 @@ def _ids(model: ServedModel, body: TokenizeRequest) -> list[int]:
     if (body.prompt is None) == (body.messages is None):
         raise ApiError("give one of prompt and messages", param="prompt")
     if body.prompt is not None:
-        return model.tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens)
+        return model.encode(body.prompt, add_special_tokens=body.add_special_tokens)
     tools = [tool.model_dump(exclude_none=True) for tool in body.tools]
     messages = template_messages(body.messages or ())
     text = model.render(
@@ -55,4 +55,4 @@ def _ids(model: ServedModel, body: TokenizeRequest) -> list[int]:
         tools=tools or None,
         variables=body.chat_template_kwargs,
     )
-    return model.tokenizer.encode(text, add_special_tokens=False)
+    return model.encode(text, add_special_tokens=False)
