@@ -92,7 +92,7 @@ def _tensors(model: CausalLM) -> dict[str, Tensor]:
 
 def _interleaved(weight_OI: Tensor, head_dim: int) -> Tensor:
     """llama.cpp rotates neighbours with each other, where we rotate the halves of a head."""
-    halves = weight_OI.unflatten(0, (-1, 2, head_dim // 2))
+    halves = weight_OI.view(-1, 2, head_dim // 2, weight_OI.shape[1])
     return halves.transpose(1, 2).flatten(0, 2).contiguous()
 
 

@@ -217,8 +217,9 @@ def circling(model: CausalLM) -> CausalLM:
             weight.zero_()
     embedding_VD = model.body.embedding.weight
     assert model.lm_head is not None
-    cycles = torch.arange(len(embedding_VD)).split(CYCLE)
-    following = torch.cat([ids.roll(-1) for ids in cycles])
+    ids_V = torch.arange(len(embedding_VD))
+    starts = range(0, len(ids_V), CYCLE)
+    following = torch.cat([ids_V[start : start + CYCLE].roll(-1) for start in starts])
     model.lm_head.weight[following] = embedding_VD
     return model
 
