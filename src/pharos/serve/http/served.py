@@ -45,7 +45,8 @@ class ServedModel:
         """The tokens of a text. A lone half of a surrogate pair, which JSON may have, becomes a
         question mark, as it does in replies."""
         text = text.encode("utf-8", errors="replace").decode()
-        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        # In a batch, even of one: only then does the library let other threads run meanwhile.
+        return self.tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)[0]
 
     def text_ids(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The tokens of a text; one that has none begins with the `bos` token."""
