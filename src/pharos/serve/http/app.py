@@ -2,6 +2,7 @@
 
 import logging
 from http import HTTPStatus
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -9,7 +10,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from pharos import __version__
 from pharos.serve.http.chat import chat_router
 from pharos.serve.http.completions import completions_router
 from pharos.serve.http.config import HttpConfig
@@ -33,7 +33,7 @@ def create_app(engine: Engine, model: ServedModel, config: HttpConfig | None = N
     left out: the description is at /openapi.json."""
     config = config or HttpConfig()
     frontend = Frontend(engine, model, config)
-    app = FastAPI(title="Pharos", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Pharos", version=version("pharos-llm"), docs_url=None, redoc_url=None)
     app.state.frontend = frontend
     for make_router in (
         chat_router,
