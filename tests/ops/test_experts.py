@@ -92,3 +92,12 @@ def test_padding_does_not_count_as_a_choice() -> None:
     expected = load_balancing_loss([scores_NE[[0, 1, 3]]], top_k=2)
     found = load_balancing_loss([scores_NE], top_k=2, valid_BT=valid_BT)
     torch.testing.assert_close(found, expected)
+
+
+def test_where_no_token_counts_there_is_nothing_to_balance() -> None:
+    scores_NE = torch.randn(4, 3, requires_grad=True)
+    loss = load_balancing_loss([scores_NE], top_k=2, valid_BT=torch.zeros(1, 4, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert scores_NE.grad is not None
+    assert not scores_NE.grad.any()

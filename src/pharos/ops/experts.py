@@ -94,11 +94,14 @@ def load_balancing_loss(
     on expert e and pₑ is the probability that the router gives it. Where all experts are alike it
     is `top_k`.
 
-    `router_logits` has `[B·T, E]` for each layer; tokens that are not `valid_BT` do not count.
+    `router_logits` has `[B·T, E]` for each layer; tokens that are not `valid_BT` do not count, and
+    where none does it is 0.
     """
     logits_NE = torch.cat(list(router_logits)).float()
     if valid_BT is not None:
         logits_NE = logits_NE[valid_BT.flatten().repeat(len(router_logits))]
     chosen_NE = torch.zeros_like(logits_NE).scatter(1, logits_NE.topk(top_k, dim=-1).indices, 1.0)
     probabilities_NE = logits_NE.softmax(dim=-1)
-    return logits_NE.shape[1] * (chosen_NE.mean(dim=0) * probabilities_NE.mean(dim=0)).sum()
+    count = max(1, len(logits_NE))
+    shares_E, probabilities_E = chosen_NE.sum(dim=0) / count, probabilities_NE.sum(dim=0) / count
+    return logits_NE.shape[1] * (shares_E * probabilities_E).sum()

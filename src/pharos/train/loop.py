@@ -335,6 +335,11 @@ class Trainer:
         if folder is None:
             return False
         state = load_state(folder)
+        if "settings" not in state:
+            raise TrainingError(
+                f"{folder} was made by an earlier version, which did not keep the recipe's "
+                "settings; go on with that version, or name another output"
+            )
         self._check_same(state["settings"], folder)
         if self.runner.is_sharded != is_sharded_checkpoint(folder):
             form = "whole" if self.runner.is_sharded else "in pieces"

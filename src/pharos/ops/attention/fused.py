@@ -4,7 +4,7 @@ On a CPU the backward pass of torch's kernel in 16 bits multiplies narrow heads 
 heads of 32 it takes ten times as long as the forward pass, and a third of that in float32. So where
 there is a backward pass to come and heads are narrow, it is computed in float32 (8 texts of 128
 tokens, 12 heads of 32, one thread: 44 ms instead of 169, forward and backward; with heads of 64
-there is no difference).
+there is no difference). With dropout torch takes another path, which has no such kernel.
 
 Shapes: B sequences, H heads, T queries, S keys, K width of a head.
 """
@@ -30,7 +30,7 @@ def fused_attention(
     """`[B, H, T, K]`, in q's dtype. `matrix`, which broadcasts to `[B, H, T, S]`, says which keys
     are seen, or is added to the scores."""
     dtype = q_BHTK.dtype
-    if not _trains_narrow_heads_on_cpu(q_BHTK, k_BHSK, v_BHSK):
+    if dropout or not _trains_narrow_heads_on_cpu(q_BHTK, k_BHSK, v_BHSK):
         return scaled_dot_product_attention(
             q_BHTK, k_BHSK, v_BHSK, matrix, dropout, is_causal, scale=scale
         )
@@ -38,7 +38,7 @@ def fused_attention(
         matrix = matrix.float()
     with torch.autocast("cpu", enabled=False):
         out_BHTK = scaled_dot_product_attention(
-            q_BHTK.float(), k_BHSK.float(), v_BHSK.float(), matrix, dropout, is_causal, scale=scale
+            q_BHTK.float(), k_BHSK.float(), v_BHSK.float(), matrix, 0.0, is_causal, scale=scale
         )
     return out_BHTK.to(dtype)
 
