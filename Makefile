@@ -35,7 +35,7 @@ demo: $(STAMP) ## build a library from documents at hand, and ask it
 	@$(BIN)/pharos demo
 
 test: $(STAMP) ## run the tests
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -q
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 test-long: $(STAMP) ## run the tests that take minutes
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -m long

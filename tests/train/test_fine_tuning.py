@@ -25,6 +25,8 @@ from pharos.train.preview import Preview, preview, told
 from pharos.train.recipe import read_recipe
 from pharos.train.run import open_run
 
+pytestmark = pytest.mark.slow
+
 LLAMA = {
     "model_type": "llama",
     "hidden_size": 64,

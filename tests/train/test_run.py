@@ -25,6 +25,8 @@ from pharos.train.rl.rewards import RewardSection, final_number
 from pharos.train.run import open_run
 from pharos.train.start import first_model
 
+pytestmark = pytest.mark.slow
+
 STORY = "the lighthouse of pharos stood beside a library and its keeper read every night"
 WORDS = STORY.split()
 GPT2 = {

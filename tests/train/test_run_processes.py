@@ -20,6 +20,8 @@ from pharos.train.metrics_log import read_metrics
 from pharos.train.recipe import read_recipe
 from pharos.train.run import open_run
 
+pytestmark = pytest.mark.slow
+
 STORY = "The lighthouse of Pharos stood beside a library. Its keeper read there every night."
 GPT2 = {
     "model_type": "gpt2",

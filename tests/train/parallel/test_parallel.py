@@ -15,7 +15,10 @@ from safetensors.torch import load_file
 
 from pharos.models.load import load_model
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="ranks are forked")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="ranks are forked"),
+]
 
 DRIVER = Path(__file__).with_name("driver.py")
 SECONDS = 1800

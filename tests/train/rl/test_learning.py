@@ -32,6 +32,8 @@ from pharos.train.rl.rollout import roll_out
 from pharos.train.rl.rollouts import Rollouts
 from pharos.train.schedules import Schedule, ScheduleConfig
 
+pytestmark = pytest.mark.slow
+
 VOCAB, EOS, BATCH = 10, 1, 64
 
 
