@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
 
 from pharos.adapt import Adapters, load_adapter
 from pharos.cli.app import app
 from pharos.core import Message, SamplingParams, TrainingError
+from pharos.core.errors import ModelError
 from pharos.data.chat_template import ChatTemplate
 from pharos.data.tokenizer import Tokenizer
 from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
@@ -175,6 +177,29 @@ def test_only_the_adapter_trains_and_only_it_is_saved(
     assert (folder / "model" / "model.safetensors").read_bytes() == before
 
 
+def test_an_adapter_begins_as_another_and_its_head_anew(folder: Path, tmp_path: Path) -> None:
+    lora = ADAPTERS["with a head"]
+    trained, _ = train(recipe(folder, tmp_path / "first", adapter=lora))
+    second = {**lora, "begin_from": str(tmp_path / "first" / "adapter")}
+    raw = recipe(folder, tmp_path / "second", adapter=second)
+    fresh = load_file(folder / "model" / "model.safetensors")["lm_head.weight"]
+    with open_run(read_recipe(raw), resume=False, say=lambda text: None) as run:
+        begun = dict(run.model.named_parameters())
+        updates = [name for name in begun if "lora_" in name]
+        assert updates
+        assert all(torch.equal(begun[name], trained[name]) for name in updates)
+        heads = [begun[name] for name in begun if "lm_head" in name]
+        assert all(torch.equal(head, fresh) for head in heads)
+
+
+def test_an_adapter_does_not_begin_as_one_of_another_scale(folder: Path, tmp_path: Path) -> None:
+    train(recipe(folder, tmp_path / "first", adapter={"method": "lora", "r": 4}))
+    beginning = str(tmp_path / "first" / "adapter")
+    other = {"method": "lora", "r": 4, "lora_alpha": 4, "begin_from": beginning}
+    with pytest.raises(ModelError, match=r"has r 4, lora_alpha 16.0, .* begin as it r 4, .* 4.0"):
+        train(recipe(folder, tmp_path / "second", adapter=other))
+
+
 def answers(model: LocalModel) -> list[tuple[str, str]]:
     """What it says to each of the questions, greedily, and why it ends."""
     completions = [
@@ -289,6 +314,10 @@ def test_pairs_come_from_the_same_formats(objective: str, folder: Path, tmp_path
     [
         ({"adapter": {"method": "lola"}}, "adapter.method is 'lola'; choose from lora, dora"),
         ({"adapter": {"method": "lora", "rank": 4}}, "adapter.rank: there is no such key"),
+        (
+            {"adapter": {"method": "lora", "begin_from": "nowhere"}},
+            "adapter.begin_from: there is no adapter in nowhere",
+        ),
         ({"adapter": {"method": "lora", "r": 0}}, "adapter: r is 0; it must be at least 1"),
         ({"model": {"config": LLAMA}, "adapter": {"method": "lora"}}, "give model.load"),
         ({"data": {"template": "chatmm"}}, "data.template is 'chatmm', which is neither a file"),

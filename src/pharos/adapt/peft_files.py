@@ -89,12 +89,37 @@ def restore_adapter(adapters: Adapters, folder: str | Path, name: str = DEFAULT)
     stay the same tensors, so an optimizer goes on with them. Raises ModelError for the files of
     another adapter."""
     folder = Path(folder)
-    tensors = _without_prefix(read_adapter_config(folder), read_tensors(folder))
-    for part in adapters.parts(name):
-        for key, wanted in part.tensors().items():
-            if key not in tensors or tensors[key].shape != wanted.shape:
-                raise ModelError(f"{folder / WEIGHTS_FILE} has no {key} of {tuple(wanted.shape)}")
+    _fill(adapters.parts(name), read_adapter_config(folder), folder)
+
+
+def begin_from(adapters: Adapters, folder: str | Path, name: str = DEFAULT) -> None:
+    """The updates of a saved adapter, as the beginning of one that is there already. Modules that
+    are saved whole begin as they are: the head is another task's. Raises ModelError for an adapter
+    of another kind, rank or scale."""
+    folder = Path(folder)
+    raw = read_adapter_config(folder)
+    found, wanted = (_scale_of(config) for config in (read_config(raw), adapters.configs[name]))
+    if found != wanted:
+        raise ModelError(f"{folder} has {found}, and what shall begin as it {wanted}")
+    _fill([part for part in adapters.parts(name) if not isinstance(part, SavedCopy)], raw, folder)
+
+
+def _fill(parts: Collection[Part], raw: Mapping[str, Any], folder: Path) -> None:
+    tensors = _without_prefix(raw, read_tensors(folder))
+    wanted = {key: tensor.shape for part in parts for key, tensor in part.tensors().items()}
+    for key, shape in wanted.items():
+        if key not in tensors or tensors[key].shape != shape:
+            raise ModelError(f"{folder / WEIGHTS_FILE} has no {key} of {tuple(shape)}")
+    for part in parts:
         part.load(tensors)
+
+
+def _scale_of(config: AdapterConfig) -> str:
+    """The kind of adapter, and what its updates are multiplied by."""
+    if not isinstance(config, LoraConfig):
+        return type(config).__name__
+    keys = ("r", "lora_alpha", "use_rslora", "use_dora")
+    return ", ".join(f"{key} {getattr(config, key)}" for key in keys)
 
 
 def _without_prefix(raw: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

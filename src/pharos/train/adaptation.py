@@ -2,6 +2,7 @@
 saved, in PEFT's files.
 
     adapter: {method: lora, r: 16, lora_alpha: 32}
+    adapter: {method: lora, r: 16, lora_alpha: 32, begin_from: runs/reader/adapter}
 """
 
 from collections.abc import Callable, Mapping
@@ -17,10 +18,12 @@ from pharos.adapt import (
     BottleneckConfig,
     LoraConfig,
     PromptTuningConfig,
+    begin_from,
     restore_adapter,
     save_adapter,
 )
 from pharos.adapt.config import AdapterConfig
+from pharos.adapt.peft_config import CONFIG_FILE
 from pharos.core.errors import TrainingError
 from pharos.models.family import Model
 from pharos.quant import convert_nf4
@@ -40,32 +43,44 @@ base in four bits."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Adaptation:
+    """`begin_from` is the folder of a trained adapter whose updates this one begins as."""
+
     config: AdapterConfig
     on_nf4: bool
+    begin_from: Path | None = None
 
 
 def read_adaptation(raw: Mapping[str, Any]) -> Adaptation:
-    """Raises TrainingError for a method or a key that there is none of."""
-    keys = {key: value for key, value in raw.items() if key != "method"}
-    method = str(raw.get("method"))
+    """Raises TrainingError for a method or a key that there is none of, and where there is no
+    adapter to begin from."""
+    keys = {key: value for key, value in raw.items() if key not in ("method", "begin_from")}
+    method, beginning = str(raw.get("method")), raw.get("begin_from")
     if method not in METHODS:
         raise TrainingError(f"adapter.method is {method!r}; choose from {', '.join(METHODS)}")
     config: AdapterConfig = read_settings(METHODS[method], keys, "adapter")
     if method == "dora":
         assert isinstance(config, LoraConfig)
         config = replace(config, use_dora=True)
-    return Adaptation(config=config, on_nf4=method == "qlora")
+    folder = None if beginning is None else Path(str(beginning)).expanduser()
+    if folder is not None and not (folder / CONFIG_FILE).is_file():
+        raise TrainingError(
+            f"adapter.begin_from: there is no adapter in {folder} (it has no {CONFIG_FILE}); train "
+            "that one first, or leave begin_from out"
+        )
+    return Adaptation(config=config, on_nf4=method == "qlora", begin_from=folder)
 
 
 def adapt(model: Model, adaptation: Adaptation, *, compute: torch.dtype, seed: int) -> Adapters:
-    """Freeze the model, in NF4 if so told, and put a new adapter on it. `compute` is the type that
-    its matrices are multiplied in."""
+    """Freeze the model, in NF4 if so told, and put a new adapter on it, which may begin as another.
+    `compute` is the type that its matrices are multiplied in."""
     stored = next(p.dtype for p in model.parameters() if p.is_floating_point())
     if adaptation.on_nf4:
         convert_nf4(model)
     model.to(frozen_dtype(stored, compute))
     adapters = Adapters(model)
     adapters.add(adaptation.config, seed=seed)
+    if adaptation.begin_from is not None:
+        begin_from(adapters, adaptation.begin_from)
     return adapters
 
 
