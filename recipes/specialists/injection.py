@@ -8,10 +8,11 @@ encyclopedias, instructions to assistants, web pages, sums, and sentences of man
 attacks.
 
 Jailbreaks are handed on and changed a little each time, so they are grouped by what they have in
-common, and a group is trained on, validated on or tested on as a whole. Harmless texts are split by
-source where there are several: security questions (MMLU), MT-bench and TruthfulQA are for testing
-alone. Training texts are cut into the windows that the program reads; validation and test have
-whole texts.
+common, and a group is trained on, validated on or tested on as a whole. So is an article of SQuAD,
+and a record that injections are hidden in: what a threshold is chosen on comes from no article that
+figures are measured on. Harmless texts are split by source where there are several: security
+questions (MMLU), MT-bench and TruthfulQA are for testing alone. Training texts are cut into the
+windows that the program reads; validation and test have whole texts.
 """
 
 import argparse
@@ -27,7 +28,13 @@ from pathlib import Path
 from typing import Any
 
 from recipes.specialists.injection_phrases import ATTACKS, HARMLESS, phrase
-from recipes.specialists.squad import Measure, add_arguments, split_articles, write_jsonl
+from recipes.specialists.squad import (
+    Articles,
+    Measure,
+    add_arguments,
+    split_articles,
+    write_jsonl,
+)
 
 TOKENS = 126
 """Of a window without its special tokens."""
@@ -46,6 +53,8 @@ OUTSPOKEN = re.compile(
 )
 """What makes a later window of a jailbreak one that can be told from harmless text."""
 MARKER = "{INJECTION_MARKER}"
+VALIDATED = 3
+"""Of what is held out, every third is validated on; the others are tested on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +70,18 @@ Split = Mapping[str, list[Text]]
 def all_texts(data: Path, seed: int) -> Split:
     draw = random.Random(seed)
     split: dict[str, list[Text]] = {"train": [], "validation": [], "test": []}
+    articles = split_articles(data, seed)
     attacks(data, split, draw)
-    injections(data, split, draw, seed)
-    harmless(data, split, draw, seed)
+    injections(data, split, draw, articles)
+    harmless(data, split, draw, articles)
     for texts in split.values():
         draw.shuffle(texts)
     return split
+
+
+def split_of_held_out(number: int) -> str:
+    """Where an article that is not trained on belongs, or a record of a domain, by its number."""
+    return "test" if number % VALIDATED else "validation"
 
 
 # -- attacks
@@ -139,24 +154,38 @@ def _join(group: list[int], a: int, b: int) -> None:
     group[_root(group, b)] = _root(group, a)
 
 
-def injections(data: Path, split: Split, draw: random.Random, seed: int) -> None:
-    """In the middle of a paragraph, in a record of a domain, or alone."""
+def injections(
+    data: Path, split: Split, draw: random.Random, articles: tuple[Articles, Articles]
+) -> None:
+    """In the middle of a paragraph, in a record of a domain, or alone. Hosts of another split are
+    drawn and left out."""
     records = json.loads((data / "jailbreaks/payloads/whois_injection_contexts.json").read_text())
-    trained, held_out = split_articles(data, seed)
+    third = len(records["payloads"]) // 3
     counts = {"train": 1100, "validation": 150, "test": 300}
     for name, count in counts.items():
+        is_trained = name == "train"
         forms = ATTACKS["test" if name == "test" else "train"]
-        articles = trained if name == "train" else held_out
-        paragraphs = [context for article in articles.paragraphs for context in article]
-        third = len(records["payloads"]) // 3
-        hosts = records["payloads"][third:] if name == "train" else records["payloads"][:third]
+        paragraphs = numbered_paragraphs(articles[0] if is_trained else articles[1])
+        hosts = records["payloads"][third:] if is_trained else records["payloads"][:third]
         for number in range(count):
-            said = phrase(forms, draw)
+            said, host = phrase(forms, draw), None
             if number % 10 < 5:
-                said = inside(shortened(draw.choice(paragraphs), draw), said, draw)
+                host, paragraph = draw.choice(paragraphs)
+                said = inside(shortened(paragraph, draw), said, draw)
             elif number % 10 == 5:
-                said = lines_around(draw.choice(hosts), MARKER).replace(MARKER, said)
-            split[name].append(Text(said, ATTACK, "injection"))
+                host, record = draw.choice(list(enumerate(hosts)))
+                said = lines_around(record, MARKER).replace(MARKER, said)
+            if is_trained or host is None or split_of_held_out(host) == name:
+                split[name].append(Text(said, ATTACK, "injection"))
+
+
+def numbered_paragraphs(articles: Articles) -> list[tuple[int, str]]:
+    """All paragraphs, each with the number of its article."""
+    return [
+        (number, context)
+        for number, article in enumerate(articles.paragraphs)
+        for context in article
+    ]
 
 
 def inside(paragraph: str, said: str, draw: random.Random) -> str:
@@ -181,7 +210,9 @@ def shortened(paragraph: str, draw: random.Random) -> str:
 # -- harmless texts
 
 
-def harmless(data: Path, split: Split, draw: random.Random, seed: int) -> None:
+def harmless(
+    data: Path, split: Split, draw: random.Random, articles: tuple[Articles, Articles]
+) -> None:
     for source, (texts, most) in divided_sources(data).items():
         texts = sorted({text.strip() for text in texts if len(text.strip()) > 2})
         draw.shuffle(texts)
@@ -189,20 +220,26 @@ def harmless(data: Path, split: Split, draw: random.Random, seed: int) -> None:
             split[drawn_split(draw)].append(Text(text, BENIGN, source))
     for source, texts in tested_sources(data).items():
         split["test"].extend(Text(text.strip(), BENIGN, source) for text in texts)
-    trained, held_out = split_articles(data, seed)
-    for name, articles, count in (
-        ("train", trained, 1200),
-        ("validation", held_out, 300),
-        ("test", held_out, 400),
-    ):
-        asked = draw.sample(articles.asked, count)
-        split[name].extend(Text(each.question, BENIGN, "squad question") for each in asked)
-        paragraphs = [articles.context(each) for each in draw.sample(articles.asked, count // 2)]
-        split[name].extend(Text(text, BENIGN, "wikipedia") for text in set(paragraphs))
+    encyclopedia(split, draw, *articles)
     for name, count in (("train", 900), ("validation", 120), ("test", 250)):
         forms = HARMLESS["test" if name == "test" else "train"]
         texts = sorted({phrase(forms, draw) for _ in range(count)})
         split[name].extend(Text(text, BENIGN, "manual") for text in texts)
+
+
+def encyclopedia(split: Split, draw: random.Random, trained: Articles, held_out: Articles) -> None:
+    """SQuAD's questions and paragraphs, each once."""
+    found: dict[tuple[str, Text], None] = {}  # a set that keeps its order
+    for articles, count in ((trained, 1200), (held_out, 300), (held_out, 400)):
+        asked = draw.sample(articles.asked, count)
+        about = draw.sample(articles.asked, count // 2)
+        said = [(each, Text(each.question, BENIGN, "squad question")) for each in asked]
+        said += [(each, Text(articles.context(each), BENIGN, "wikipedia")) for each in about]
+        for each, text in said:
+            name = "train" if articles is trained else split_of_held_out(each.article)
+            found[name, text] = None
+    for name, text in found:
+        split[name].append(text)
 
 
 def divided_sources(data: Path) -> dict[str, tuple[Iterable[str], int]]:
