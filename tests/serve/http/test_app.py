@@ -4,6 +4,8 @@ import httpx
 import openai
 import pytest
 
+from pharos.serve.http.parameters import MOST_ENTRIES
+
 
 def test_models_are_listed(client: openai.OpenAI) -> None:
     (model,) = client.models.list().data
@@ -20,7 +22,8 @@ def test_text_and_tokens_become_each_other(running: Any) -> None:
     assert told["count"] == len(told["tokens"]) == len(told["token_strs"])
     back = httpx.post(f"{running.url}/detokenize", json={"tokens": told["tokens"]}).json()
     assert back == {"prompt": text}
-    for path, wrong in (("tokenize", {}), ("detokenize", {"tokens": [-1]})):
+    many = {"tokens": [5] * (MOST_ENTRIES + 1)}
+    for path, wrong in (("tokenize", {}), ("detokenize", {"tokens": [-1]}), ("detokenize", many)):
         assert httpx.post(f"{running.url}/{path}", json=wrong).status_code == 400
 
 

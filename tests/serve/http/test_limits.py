@@ -91,6 +91,7 @@ def test_more_tokens_than_the_server_writes_are_refused(guarded: Any) -> None:
 
 def test_a_full_queue_says_when_to_come_back(guarded: Any) -> None:
     client = guarded.client(api_key="first")
+    before = metric(guarded.url, "request_failure_total", reason="client_gone")
     with client.completions.create(**LONG, n=2, stream=True) as stream:
         next(iter(stream))
         with pytest.raises(openai.RateLimitError) as refused:
@@ -98,6 +99,7 @@ def test_a_full_queue_says_when_to_come_back(guarded: Any) -> None:
         assert int(refused.value.response.headers["retry-after"]) >= 1
         assert refused.value.code == "queue_full"
     wait_for(guarded.url, 0, "num_requests_running")
+    wait_for(guarded.url, before + 2, "request_failure_total", reason="client_gone")
     assert client.completions.create(**ASKED | {"max_tokens": 1}).choices[0].text is not None
 
 

@@ -1,4 +1,6 @@
+import asyncio
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,12 @@ from pharos.data.tokenizer import Tokenizer
 from pharos.models.generation import Generation
 from pharos.models.heads import CausalLM
 from pharos.models.load import load_model
+from pharos.serve.engine.build import EngineConfig, build_engine
+from pharos.serve.engine.client import EngineClient
+from pharos.serve.engine.hosts import InThread
+from pharos.serve.http.app import create_app
+from pharos.serve.http.config import HttpConfig
+from pharos.serve.http.served import load_served
 
 PROMPT = "The keeper of the light"
 
@@ -104,3 +112,26 @@ def test_adapters_are_loaded_only_from_below_their_folder(
         assert load(adapting, "a", path).status_code == 403, path
     unknown = httpx.post(f"{adapting.url}/v1/unload_lora_adapter", json={"lora_name": "a"})
     assert unknown.status_code == 404
+
+
+def test_while_the_engine_is_started_again_adapters_have_to_wait(
+    llama_folder: Path, folder: Path
+) -> None:
+    engine = EngineClient(InThread(partial(build_engine, llama_folder, EngineConfig())))
+    model = load_served(llama_folder, name="tiny", max_len=9, template=None, tool_format=None)
+    model.adapters["legal"] = folder / "legal"
+    app = create_app(engine, model, HttpConfig(adapters_folder=folder))
+
+    async def replies() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            load = {"lora_name": "new", "lora_path": "legal-v2"}
+            return [
+                await client.post("/v1/load_lora_adapter", json=load),
+                await client.post("/v1/unload_lora_adapter", json={"lora_name": "legal"}),
+            ]
+
+    for reply in asyncio.run(replies()):
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "engine_error")
+        assert int(reply.headers["retry-after"]) >= 1
+    assert set(model.adapters) == {"legal"}

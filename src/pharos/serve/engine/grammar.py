@@ -54,6 +54,8 @@ SAID_BETTER = {
     "oneOf": "its oneOf has alternatives that may hold at once; write anyOf",
 }
 """Messages of the library that tell of its own inside, or of settings that we do not have."""
+GIVEN_UP = ("recursion limit exceeded", "recursion depth exceeded")
+"""What its readers of JSON and of GBNF say of a definition that is nested too deeply."""
 
 
 class GrammarError(PharosError, ValueError):
@@ -179,7 +181,7 @@ class GrammarCompiler:
         try:
             definition = _definition(grammar)
         except (ValueError, RecursionError) as error:
-            raise _refused(grammar, str(error)) from error
+            raise _refused(grammar, _reason(str(error))) from error
         matcher = LLMatcher(self._tokenizer, definition, log_level=0, limits=self._limits)
         first = matcher.deep_copy()
         if not first.is_error():
@@ -284,6 +286,12 @@ def _choices(text: str) -> list[str]:
     if not isinstance(choices, list) or not choices or not all(isinstance(c, str) for c in choices):
         raise ValueError(f"choices are a JSON list of one or more strings, and not {text[:80]}")
     return choices
+
+
+def _reason(message: str) -> str:
+    if any(said in message for said in GIVEN_UP):
+        return "it is nested too deeply; make parts of it rules or $defs of their own"
+    return message
 
 
 def _refused(grammar: Grammar, reason: str) -> GrammarError:

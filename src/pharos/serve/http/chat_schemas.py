@@ -13,6 +13,7 @@ from pharos.serve.http.parameters import (
     Body,
     Entries,
     Items,
+    Nested,
     Refused,
     ResponseFormat,
     Sampling,
@@ -89,7 +90,7 @@ class ChatMessage(Body):
 class FunctionDefinition(Body):
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.:-]{1,256}$")]
     description: str | None = None
-    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
+    parameters: Nested = Field(default_factory=lambda: {"type": "object", "properties": {}})
     strict: bool | None = None
 
 
@@ -137,7 +138,7 @@ class ChatRequest(Sampling):
 
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    chat_template_kwargs: Nested = Field(default_factory=dict)
     documents: Items[Entries[str, str]] | None = None
 
     def asked_tokens(self) -> int | None:
@@ -167,7 +168,7 @@ class TokenizeRequest(Body):
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    chat_template_kwargs: Nested = Field(default_factory=dict)
     return_token_strs: bool = False
 
 

@@ -14,7 +14,8 @@ class Engine(Protocol):
     `generate` gives the outputs of one request, and aborts it when it is closed. It raises
     ValueError for a request that can never be answered, before its first output. The names of
     adapters are those of `load_adapter`; a name that is loaded already is loaded anew, for the
-    requests that come after. `is_healthy` is whether it still makes progress.
+    requests that come after. Loading and unloading raise ValueError for what cannot be, and
+    ModelError while the engine does not run. `is_healthy` is whether it still makes progress.
     """
 
     @property

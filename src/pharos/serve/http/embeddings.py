@@ -41,11 +41,7 @@ def _embedding_job(frontend: Frontend, body: EmbeddingRequest) -> Job:
         )
     special = body.add_special_tokens
     return frontend.embed_job(
-        body.model,
-        [prompt_ids(frontend, text, add_special_tokens=special) for text in inputs],
-        truncate=body.truncate_prompt_tokens,
-        priority=body.priority,
-        user=body.user,
+        body, [prompt_ids(frontend, text, add_special_tokens=special) for text in inputs]
     )
 
 
@@ -70,13 +66,7 @@ async def _embeddings(frontend: Frontend, body: EmbeddingRequest, job: Job) -> d
 def _rerank_job(frontend: Frontend, body: RerankRequest) -> Job:
     """The query, then the documents."""
     texts = [body.query, *body.documents]
-    return frontend.embed_job(
-        body.model,
-        [frontend.model.text_ids(text) for text in texts],
-        truncate=body.truncate_prompt_tokens,
-        priority=body.priority,
-        user=body.user,
-    )
+    return frontend.embed_job(body, [frontend.model.text_ids(text) for text in texts])
 
 
 async def _reranked(frontend: Frontend, body: RerankRequest, job: Job) -> dict[str, Any]:

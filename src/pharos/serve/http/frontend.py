@@ -22,6 +22,7 @@ from pharos.serve.http.errors import ApiError, engine_failed, too_long
 from pharos.serve.http.merging import merged
 from pharos.serve.http.metrics import Metrics
 from pharos.serve.http.parameters import Sampling
+from pharos.serve.http.schemas import EmbeddingRequest, RerankRequest
 from pharos.serve.http.served import ServedModel
 
 logger = logging.getLogger("pharos.serve")
@@ -29,11 +30,13 @@ logger = logging.getLogger("pharos.serve")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """`model` is the name that the client gave. Each `num_choices` requests have one prompt."""
+    """`model` is the name that the client gave. Each `num_choices` requests have one prompt. It
+    arrived at `arrived_s`, by the monotonic clock."""
 
     id: str
     model: str
     requests: list[Request]
+    arrived_s: float
     num_choices: int = 1
     user: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
@@ -82,29 +85,23 @@ class Frontend:
             )
             requests += [replace(request, seed=seed + choice) for choice in range(body.n)]
         self.metrics.asked(body.n, requests[0].params.max_tokens)
-        return _job(job_id, body.model, requests, num_choices=body.n, user=body.user)
+        return _job(job_id, body, requests, num_choices=body.n)
 
     def embed_job(
-        self,
-        model: str,
-        prompts: Sequence[Sequence[int]],
-        *,
-        truncate: int | None,
-        priority: int,
-        user: str | None,
+        self, body: EmbeddingRequest | RerankRequest, prompts: Sequence[Sequence[int]]
     ) -> Job:
         """The job to make a vector of each prompt."""
         job_id = f"embd-{secrets.token_hex(12)}"
         kind: Kind = "embed"
         requests = []
         for prompt in prompts:
-            prompt = _truncated(prompt, truncate)
+            prompt = _truncated(prompt, body.truncate_prompt_tokens)
             self._max_tokens(len(prompt), None)
-            adapter = self.model.adapter_of(model)
+            adapter = self.model.adapter_of(body.model)
             requests.append(
-                Request(id="", prompt=prompt, kind=kind, priority=priority, adapter=adapter)
+                Request(id="", prompt=prompt, kind=kind, priority=body.priority, adapter=adapter)
             )
-        return _job(job_id, model, requests, num_choices=1, user=user)
+        return _job(job_id, body, requests, num_choices=1)
 
     async def outputs(self, job: Job) -> AsyncGenerator[tuple[int, Output], None]:
         """The outputs of all choices, as they come, each with its number."""
@@ -121,9 +118,12 @@ class Frontend:
         except ApiError as error:
             outcome = error.code or "refused"
             raise
+        except Exception:
+            outcome = "server_error"
+            raise
         finally:
             if outcome != "done":
-                self.metrics.failed(outcome)
+                self.metrics.failed(outcome, len(job.requests) - len(ended))
             _log(job, ended, outcome, time.monotonic() - started)
 
     async def vectors(self, job: Job) -> tuple[list[tuple[float, ...]], int]:
@@ -135,7 +135,7 @@ class Frontend:
 
     async def _in_time(self, job: Job) -> AsyncGenerator[tuple[int, Output], None]:
         deadline = asyncio.get_running_loop().time() + self.config.timeout_s
-        async with aclosing(merged([self._of_one(request) for request in job.requests])) as news:
+        async with aclosing(merged(self._each(job))) as news:
             while True:
                 try:
                     async with asyncio.timeout_at(deadline):
@@ -151,8 +151,11 @@ class Frontend:
                     return
                 yield item
 
-    async def _of_one(self, request: Request) -> AsyncGenerator[Output, None]:
-        followed = self.metrics.follow()
+    def _each(self, job: Job) -> list[AsyncGenerator[Output, None]]:
+        return [self._of_one(request, job.arrived_s) for request in job.requests]
+
+    async def _of_one(self, request: Request, arrived_s: float) -> AsyncGenerator[Output, None]:
+        followed = self.metrics.follow(arrived_s)
         async with aclosing(self.engine.generate(request)) as outputs:
             while (output := await _next(outputs)) is not None:
                 if output.finish_reason == "error":
@@ -217,10 +220,20 @@ def _truncated(prompt: Sequence[int], limit: int | None) -> Sequence[int]:
 
 
 def _job(
-    job_id: str, model: str, requests: list[Request], *, num_choices: int, user: str | None
+    job_id: str,
+    body: Sampling | EmbeddingRequest | RerankRequest,
+    requests: list[Request],
+    *,
+    num_choices: int,
 ) -> Job:
-    named = [replace(request, id=f"{job_id}-{i}") for i, request in enumerate(requests)]
-    return Job(id=job_id, model=model, requests=named, num_choices=num_choices, user=user)
+    return Job(
+        id=job_id,
+        model=body.model,
+        requests=[replace(request, id=f"{job_id}-{i}") for i, request in enumerate(requests)],
+        arrived_s=body.arrived_s,
+        num_choices=num_choices,
+        user=body.user,
+    )
 
 
 def _log(job: Job, ended: Sequence[Output], outcome: str, seconds: float) -> None:

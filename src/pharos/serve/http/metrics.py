@@ -1,7 +1,9 @@
 """What Prometheus reads: vLLM's metrics with our prefix, and the same meanings.
 
-Times are taken here, by one clock, as outputs arrive; what the engine alone knows (how long a
-request waited, how full its cache is) it tells. A request is one choice: `n` of them are `n`.
+Times are taken here, by one clock, as outputs arrive: the first begins when a request has arrived,
+before it is read into tokens. What the engine alone knows (how long a request waited, how full its
+cache is) it tells. A request is one choice: `n` of them are `n`. Those that failed have counts and
+no times; to vLLM, one whose client left is a success that ended with `abort`.
 """
 
 import time
@@ -18,9 +20,19 @@ from pharos.serve.http.contract import Engine
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LABELS = ("model_name", "engine")
-SECONDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5)
-LONGER = (10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0)
-BETWEEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 20.0)
+FIRST = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    *(20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 2560.0),
+)
+BETWEEN = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    *(20.0, 40.0, 80.0),
+)
+WHOLE = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0),
+    *(240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+"""Seconds: a token takes milliseconds on a GPU, and a long answer minutes on a CPU."""
 TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000)
 CHOICES = (1, 2, 5, 10, 20)
 
@@ -37,14 +49,14 @@ class Metrics:
         self.generation_tokens = count("generation_tokens", "Tokens generated.")
         self._success = self._counter_by("request_success", "Requests answered.", "finished_reason")
         self._failure = self._counter_by("request_failure", "Requests that failed.", "reason")
-        self._first_token = seconds("time_to_first_token_seconds", SECONDS + LONGER)
-        self._inter_token = seconds("inter_token_latency_seconds", BETWEEN + LONGER[2:4])
-        self._per_token = seconds("request_time_per_output_token_seconds", BETWEEN + LONGER[2:4])
-        self._end_to_end = seconds("e2e_request_latency_seconds", SECONDS[8:] + LONGER)
-        self._queue = seconds("request_queue_time_seconds", SECONDS[8:] + LONGER)
-        self._prefill = seconds("request_prefill_time_seconds", SECONDS[8:] + LONGER)
-        self._decode = seconds("request_decode_time_seconds", SECONDS[8:] + LONGER)
-        self._inference = seconds("request_inference_time_seconds", SECONDS[8:] + LONGER)
+        self._first_token = seconds("time_to_first_token_seconds", FIRST)
+        self._inter_token = seconds("inter_token_latency_seconds", BETWEEN)
+        self._per_token = seconds("request_time_per_output_token_seconds", BETWEEN)
+        self._end_to_end = seconds("e2e_request_latency_seconds", WHOLE)
+        self._queue = seconds("request_queue_time_seconds", WHOLE)
+        self._prefill = seconds("request_prefill_time_seconds", WHOLE)
+        self._decode = seconds("request_decode_time_seconds", WHOLE)
+        self._inference = seconds("request_inference_time_seconds", WHOLE)
         self._num_prompt = seconds("request_prompt_tokens", TOKENS)
         self._num_generated = seconds("request_generation_tokens", TOKENS)
         self._max_tokens = seconds("request_params_max_tokens", TOKENS)
@@ -54,16 +66,18 @@ class Metrics:
         """The text format of Prometheus."""
         return generate_latest(self._registry)
 
-    def follow(self) -> "Followed":
-        """To be told of each output of a request, those of failures excepted."""
-        return Followed(self)
+    def follow(self, arrived_s: float) -> "Followed":
+        """To be told of each output of a request that the engine is asked now, those of failures
+        excepted."""
+        return Followed(self, arrived_s)
 
     def asked(self, num_choices: int, max_tokens: int) -> None:
         self._num_choices.observe(num_choices)
         self._max_tokens.observe(max_tokens)
 
-    def failed(self, reason: str) -> None:
-        self._failure.labels(**self._labels, reason=reason).inc()
+    def failed(self, reason: str, count: int) -> None:
+        """So many of a job's requests were not answered."""
+        self._failure.labels(**self._labels, reason=reason).inc(count)
 
     def token(self, seconds: float, num_tokens: int, *, is_first: bool) -> None:
         """After `seconds`, so many tokens came at once."""
@@ -73,14 +87,14 @@ class Metrics:
     def answered(self, times: "Times", output: Output) -> None:
         assert output.finish_reason is not None
         self._success.labels(**self._labels, finished_reason=output.finish_reason).inc()
-        self.prompt_tokens.inc(output.num_prompt)
         self._num_prompt.observe(output.num_prompt)
         self._end_to_end.observe(times.end_to_end)
         self._queue.observe(times.queue)
-        self._inference.observe(times.end_to_end - times.queue)
+        started = times.asked + times.queue
+        self._inference.observe(times.end_to_end - started)
         if times.num_generated:
             self._num_generated.observe(times.num_generated)
-            self._prefill.observe(times.first - times.queue)
+            self._prefill.observe(times.first - started)
             self._decode.observe(times.end_to_end - times.first)
         if times.num_generated > 1:
             self._per_token.observe((times.end_to_end - times.first) / (times.num_generated - 1))
@@ -101,11 +115,12 @@ class Metrics:
 
 @dataclass(slots=True)
 class Times:
-    """Seconds since a request arrived."""
+    """Seconds since a request arrived; `queue` are those since the engine was `asked`."""
 
+    asked: float = 0.0
+    queue: float = 0.0
     first: float = 0.0
     end_to_end: float = 0.0
-    queue: float = 0.0
     num_generated: int = 0
 
 
@@ -114,12 +129,19 @@ class Followed:
     """One request on its way through the engine."""
 
     metrics: Metrics
-    started: float = field(default_factory=time.monotonic)
+    arrived_s: float
     times: Times = field(default_factory=Times)
     last: float = 0.0
+    is_read: bool = False
+
+    def __post_init__(self) -> None:
+        self.times.asked = time.monotonic() - self.arrived_s
 
     def output(self, output: Output) -> None:
-        now = time.monotonic() - self.started
+        now = time.monotonic() - self.arrived_s
+        if not self.is_read:
+            self.metrics.prompt_tokens.inc(output.num_prompt)
+            self.is_read = True
         is_first = not self.times.num_generated
         if num_new := output.num_generated - self.times.num_generated:
             self.metrics.token(now - self.last, num_new, is_first=is_first)

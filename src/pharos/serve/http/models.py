@@ -4,13 +4,14 @@ A client that may load adapters makes this machine read files: only those below 
 server was started with are read.
 """
 
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
 
-from pharos.core import PharosError
-from pharos.serve.http.errors import ApiError
+from pharos.core import ModelError
+from pharos.serve.http.errors import ApiError, engine_failed
 from pharos.serve.http.frontend import Frontend
 from pharos.serve.http.schemas import LoadAdapterRequest, UnloadAdapterRequest
 
@@ -46,10 +47,7 @@ def models_router(frontend: Frontend) -> APIRouter:
         if body.lora_name == model.name:
             raise ApiError(f"{model.name} is the model's own name; give another", param="lora_name")
         folder = _allowed(body.lora_path, frontend.config.adapters_folder)
-        try:
-            await frontend.engine.load_adapter(body.lora_name, folder)
-        except (PharosError, ValueError) as error:
-            raise ApiError(str(error), param="lora_path") from error
+        await _answered(frontend.engine.load_adapter(body.lora_name, folder), param="lora_path")
         model.adapters[body.lora_name] = folder
         return card(body.lora_name)
 
@@ -63,11 +61,21 @@ def models_router(frontend: Frontend) -> APIRouter:
                 param="lora_name",
                 code="model_not_found",
             )
-        del model.adapters[body.lora_name]
-        await frontend.engine.unload_adapter(body.lora_name)
+        await _answered(frontend.engine.unload_adapter(body.lora_name), param="lora_name")
+        model.adapters.pop(body.lora_name, None)
         return {"id": body.lora_name, "object": "model", "deleted": True}
 
     return router
+
+
+async def _answered(asked: Awaitable[None], *, param: str) -> None:
+    """Raises ApiError for what the engine refuses, and while it is started again."""
+    try:
+        await asked
+    except ModelError as error:
+        raise engine_failed(str(error), is_running=False) from error
+    except ValueError as error:
+        raise ApiError(str(error), param=param) from error
 
 
 def _allowed(path: Path, below: Path | None) -> Path:

@@ -6,11 +6,19 @@ unless its value asks for nothing (`store: false`).
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from pharos.core import SamplingParams
@@ -20,6 +28,10 @@ from pharos.serve.http.errors import ApiError
 MAX_SEED = 2**63 - 1
 MOST_STOP = 16
 MOST_ENTRIES = 1 << 16
+MOST_CHOICES = 1 << 12
+MOST_NESTED = 100
+"""Python and the libraries that read JSON follow it a few levels more: a schema may be put into
+another, or into a template's text."""
 DEFAULT_TEMPERATURE = 1.0
 K = TypeVar("K")
 V = TypeVar("V")
@@ -33,11 +45,35 @@ def _not_too_many(value: Any) -> Any:
     return value
 
 
+def _not_too_deep(value: Any) -> Any:
+    if (depth := _depth(value)) > MOST_NESTED:
+        message = "it is nested {given} levels deep; give at most {most}"
+        raise PydanticCustomError(
+            "nested_too_deeply", message, {"given": depth, "most": MOST_NESTED}
+        )
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects are within each other."""
+    depth, level = 0, [value]
+    while level := [part for part in level if isinstance(part, list | dict)]:
+        level = [inner for part in level for inner in _inside(part)]
+        depth += 1
+    return depth
+
+
+def _inside(part: list[Any] | dict[str, Any]) -> Iterable[Any]:
+    return part.values() if isinstance(part, dict) else part
+
+
 Items = Annotated[list[V], Field(fail_fast=True)]
 """Of what is wrong with a list, the first is told: a body may have millions of things that are, and
 a kilobyte is kept of each that is told."""
 Entries = Annotated[dict[K, V], BeforeValidator(_not_too_many)]
 """No more of them than could all be wrong."""
+Nested = Annotated[dict[str, Any], BeforeValidator(_not_too_deep)]
+"""Of any form, but not so deep that what reads it gives up."""
 
 
 class Refused(NamedTuple):
@@ -74,6 +110,16 @@ def refusal(param: str, why: str) -> PydanticCustomError:
     return PydanticCustomError("unsupported_parameter", message, {"param": param, "why": why})
 
 
+class RequestBody(Body):
+    """One that is a request of its own, and knows when it came, by the monotonic clock."""
+
+    _arrived_s: float = PrivateAttr(default_factory=time.monotonic)
+
+    @property
+    def arrived_s(self) -> float:
+        return self._arrived_s
+
+
 class StreamOptions(Body):
     REFUSED: ClassVar[Mapping[str, Refused]] = {
         "include_obfuscation": Refused("nothing is padded", (False,))
@@ -85,13 +131,19 @@ class StreamOptions(Body):
 class StructuredOutputs(Body):
     """vLLM's: one of them says what the text must obey."""
 
-    json_: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
+    json_: Annotated[Nested | str | None, Field(alias="json")] = None
     json_object: bool | None = None
     regex: str | None = None
     choice: Items[str] | None = None
     grammar: str | None = None
 
     def to_grammar(self) -> Grammar:
+        if len(self.choice or ()) > MOST_CHOICES:
+            raise ApiError(
+                f"structured_outputs.choice has {len(self.choice or ())} texts; give at most "
+                f"{MOST_CHOICES}, or a regex or grammar that describes them",
+                param="structured_outputs.choice",
+            )
         asked = [
             _schema_grammar(self.json_) if self.json_ is not None else None,
             Grammar(kind="json_object") if self.json_object else None,
@@ -114,7 +166,7 @@ class JsonSchema(Body):
 
     name: str
     description: str | None = None
-    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    schema_: Annotated[Nested | None, Field(alias="schema")] = None
     strict: bool | None = None
 
 
@@ -135,7 +187,7 @@ class ResponseFormat(Body):
         return _schema_grammar(self.json_schema.schema_)
 
 
-class Sampling(Body):
+class Sampling(RequestBody):
     """How tokens are drawn, and where a text ends: OpenAI's names, then vLLM's."""
 
     model: str

@@ -5,7 +5,7 @@ assistant. Nothing is stored: a conversation is sent whole, each time.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,7 @@ from pharos.serve.http.parameters import (
     Entries,
     Items,
     JsonSchema,
+    Nested,
     Refused,
     ResponseFormat,
 )
@@ -87,7 +88,7 @@ class TextFormat(Body):
     type: Literal["text", "json_object", "json_schema"] = "text"
     name: str | None = None
     description: str | None = None
-    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    schema_: Annotated[Nested | None, Field(alias="schema")] = None
     strict: bool | None = None
 
 

@@ -12,6 +12,7 @@ from pharos.serve.http.parameters import (
     Body,
     Items,
     Refused,
+    RequestBody,
     ResponseFormat,
     Sampling,
 )
@@ -42,7 +43,7 @@ class CompletionRequest(Sampling):
         return listed(self.prompt)
 
 
-class EmbeddingRequest(Body):
+class EmbeddingRequest(RequestBody):
     REFUSED: ClassVar[Mapping[str, Refused]] = {
         "dimensions": Refused("vectors have the width of the model"),
         "service_tier": NOT_HERE["service_tier"],
@@ -60,7 +61,7 @@ class EmbeddingRequest(Body):
         return listed(self.input)
 
 
-class RerankRequest(Body):
+class RerankRequest(RequestBody):
     """That of Jina and Cohere."""
 
     REFUSED: ClassVar[Mapping[str, Refused]] = {

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pharos.serve.http.chat_schemas import TokenizeRequest, template_messages
 from pharos.serve.http.errors import ApiError
 from pharos.serve.http.frontend import Frontend
+from pharos.serve.http.parameters import MOST_ENTRIES
 from pharos.serve.http.schemas import DetokenizeRequest
 from pharos.serve.http.served import ServedModel
 from pharos.serve.http.tools import told_in_text
@@ -32,7 +33,12 @@ def tokens_router(frontend: Frontend) -> APIRouter:
     @router.post("/detokenize")
     async def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
         model.adapter_of(body.model)
-        most = model.tokenizer.vocab_size
+        most, longest = model.tokenizer.vocab_size, max(model.max_len, MOST_ENTRIES)
+        if len(body.tokens) > longest:
+            raise ApiError(
+                f"tokens has {len(body.tokens)} ids; give at most {longest} in a request",
+                param="tokens",
+            )
         if any(not 0 <= id_ < most for id_ in body.tokens):
             raise ApiError(f"tokens has an id outside of 0 to {most - 1}", param="tokens")
         text = await asyncio.to_thread(model.tokenizer.decode, body.tokens, skip_special=False)
