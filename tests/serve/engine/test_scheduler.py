@@ -336,6 +336,102 @@ def test_who_waits_for_the_first_goes_on_when_it_is_aborted() -> None:
     assert bench.step() == {second: 10}
 
 
+def test_tokens_that_are_computed_again_were_not_cached() -> None:
+    bench = Bench(num_blocks=5)
+    first, second = bench.add(8), bench.add(7)
+    while second.num_preemptions == 0:
+        bench.step()
+    bench.scheduler.finish(first, "stop")
+    bench.step()
+    assert second.num_computed > 0, "some of it was found where it was left"
+    assert second.num_cached == 0
+    assert bench.scheduler.stats.prefix_hits == 0
+
+
+# What is embedded
+
+
+def test_what_is_embedded_is_read_whole_and_needs_no_blocks() -> None:
+    bench = Bench(budget=10, num_blocks=5)
+    writing = bench.add(5)
+    bench.step()
+    embedded = bench.add(9, kind="embed")
+    assert bench.step() == {writing: 1, embedded: 9}
+    assert embedded.blocks == []
+
+
+def test_a_text_as_long_as_a_step_lets_others_pass_and_begins_the_next_one() -> None:
+    bench = Bench(budget=10)
+    writing = bench.add(5)
+    bench.step()
+    embedded = bench.add(10, kind="embed")
+    later = bench.add(1)
+    assert bench.step() == {writing: 1, later: 1}
+    assert bench.step() == {embedded: 10}
+    bench.scheduler.finish(embedded, "stop")
+    assert bench.step() == {writing: 1, later: 1}
+
+
+def test_texts_as_long_as_a_step_take_turns_with_what_is_written() -> None:
+    bench = Bench(budget=10)
+    writing = bench.add(5)
+    bench.step()
+    embedded = [bench.add(10, kind="embed") for _ in range(3)]
+    turns = []
+    for _ in range(6):
+        given = bench.step()
+        turns.append(list(given))
+        for sequence in given.keys() & set(embedded):
+            bench.scheduler.finish(sequence, "stop")
+    assert turns == [[writing], embedded[:1], [writing], embedded[1:2], [writing], embedded[2:]]
+
+
+def test_a_text_that_begins_a_step_leaves_the_rest_of_it() -> None:
+    bench = Bench(budget=10)
+    reading = bench.add(100)
+    bench.step()
+    embedded = bench.add(6, kind="embed")
+    assert bench.step() == {reading: 10}
+    assert bench.step() == {embedded: 6, reading: 4}
+
+
+def test_those_who_are_let_past_leave_a_seat() -> None:
+    bench = Bench(budget=10, seats=2)
+    writing = bench.add(5)
+    bench.step()
+    embedded = bench.add(10, kind="embed")
+    later = bench.add(1)
+    assert bench.step() == {writing: 1}
+    assert bench.step() == {embedded: 10}
+    bench.scheduler.finish(embedded, "stop")
+    assert bench.step() == {writing: 1, later: 1}
+
+
+def test_a_text_that_was_let_wait_may_be_aborted() -> None:
+    bench = Bench(budget=10)
+    writing = bench.add(5)
+    bench.step()
+    embedded = bench.add(10, kind="embed")
+    bench.step()
+    bench.scheduler.finish(embedded, "abort")
+    assert bench.step() == {writing: 1}
+
+
+def test_who_is_preempted_is_not_the_text_that_began_the_step() -> None:
+    bench = Bench(budget=10, num_blocks=5)
+    first, second = bench.add(4), bench.add(4)
+    bench.step()
+    embedded = bench.add(9, kind="embed")
+    grown = 0
+    while second.num_preemptions == 0 and grown < 20:
+        grown += 1
+        if embedded in bench.step():
+            bench.scheduler.finish(embedded, "stop")
+            embedded = bench.add(9, kind="embed")
+    assert first.num_preemptions == 0 and second.num_preemptions == 1
+    assert embedded.num_preemptions == 0
+
+
 # Ends
 
 
@@ -398,20 +494,6 @@ def test_what_can_never_fit_is_refused_with_the_reason() -> None:
 def test_settings_that_cannot_be_are_refused(setting: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{setting} is {value}"):
         SchedulerConfig(**{setting: value})  # type: ignore[arg-type]
-
-
-def test_what_is_embedded_is_read_whole_and_needs_no_blocks() -> None:
-    bench = Bench(budget=10, num_blocks=5)
-    writing = bench.add(5)
-    bench.step()
-    embedded = bench.add(10, kind="embed")
-    later = bench.add(1)
-    assert bench.step() == {writing: 1}
-    bench.scheduler.finish(writing, "stop")
-    assert bench.step() == {embedded: 10}
-    assert embedded.blocks == []
-    bench.scheduler.finish(embedded, "stop")
-    assert bench.step() == {later: 1}
 
 
 def test_who_waits_for_its_grammar_lets_others_pass() -> None:

@@ -63,7 +63,7 @@ class Sequence:
     """`tokens` are the prompt and what was generated; of the first `num_computed` the keys and
     values are in the cache, in the blocks `blocks` (append-only while it runs). `drafts` are
     guessed tokens that follow `tokens` and are checked in the next step. `num_cached` counts the
-    prompt's tokens that were found in the prefix cache when it was last admitted. `generation` is
+    prompt's tokens that were found in the prefix cache when it was first admitted. `generation` is
     that of its adapter: a name may be loaded anew while older requests still run. `block_keys` name
     what its first full blocks hold."""
 

@@ -11,6 +11,10 @@ The budget goes, in this order, to
     prompts that are being read: at most half to the long ones while short ones want the rest
     those that wait, in the order of their priority and arrival, for as long as there is room
 
+What is embedded is read whole, in one step. Where too little is left for it, others are let past,
+and the next step begins with it, whatever it leaves for those that are being written: every other
+step at most, so that neither ever waits for an end of the other's.
+
 A sequence is admitted when all its tokens so far find room, and still some blocks stay available
 for those that run to grow. It is given those blocks at once, so that only what is being written
 can ever run out of them. Then the sequence that would be served last is preempted: it gives its
@@ -20,13 +24,15 @@ when it comes, so that a sequence that runs alone never has to be preempted.
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 
 from pharos.serve.engine.block_pool import BlockPool, Prefix
-from pharos.serve.engine.plan import Part, Plan
+from pharos.serve.engine.fitting import refuse_unfit
+from pharos.serve.engine.plan import Plan
 from pharos.serve.engine.request import FinishReason, Sequence, Status
 from pharos.serve.engine.sequence_queue import SequenceQueue
+from pharos.serve.engine.step import Step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,41 +80,6 @@ class SchedulerStats:
     num_preemptions: int
 
 
-@dataclass(slots=True)
-class _Step:
-    """A plan in the making. `victim_priority` is the best of those that were preempted for it."""
-
-    budget: int
-    long_budget: int = 0
-    parts: dict[Sequence, Part] = field(default_factory=dict)
-    victim_priority: int | None = None
-
-    def grant(self, sequence: Sequence, most: int) -> int:
-        """Has up to `most` (more) of a sequence's tokens computed; how many it is, for now."""
-        part = self.parts.get(sequence)
-        given = 0 if part is None else part.num_tokens
-        more = min(most, sequence.num_pending - given, self.budget)
-        if more > 0:
-            is_last = given + more == sequence.num_pending and sequence.request.kind == "generate"
-            num_logits = 1 + len(sequence.drafts) if is_last else 0
-            self.parts[sequence] = Part(sequence, sequence.num_computed, given + more, num_logits)
-            self.budget -= more
-        return max(0, more)
-
-    def wants_more(self, sequence: Sequence) -> bool:
-        """Whether it is still being read."""
-        return sequence not in self.parts or self.parts[sequence].num_logits == 0
-
-    def note_victim(self, sequence: Sequence) -> None:
-        assert sequence not in self.parts, "it is served before those that it gives way to"
-        ours, theirs = sequence.request.priority, self.victim_priority
-        self.victim_priority = ours if theirs is None else min(ours, theirs)
-
-    def may_admit(self, sequence: Sequence) -> bool:
-        """Nobody takes the place of a victim who does not go before it."""
-        return self.victim_priority is None or sequence.request.priority < self.victim_priority
-
-
 class Scheduler:
     """`plan` and `computed` take turns: a step is computed (or abandoned) before the next is
     planned. `add` and `finish` may come at any time, also between the two."""
@@ -120,6 +91,8 @@ class Scheduler:
         self.running = SequenceQueue()
         self._watermark = int(config.watermark * pool.num_blocks)
         self._planned: Plan | None = None
+        self._owed: Sequence | None = None
+        """What is to be embedded, and found too little left of the step before."""
         self._prefix_queries = 0
         self._prefix_hits = 0
         self._num_preemptions = 0
@@ -141,7 +114,13 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Raises ValueError for what could never be computed, however long it waited."""
-        self._refuse_unfit(sequence)
+        assert sequence.status is Status.WAITING and not sequence.blocks
+        refuse_unfit(
+            sequence.request,
+            max_step=self.config.max_num_batched_tokens,
+            max_len=self.config.max_model_len,
+            room=self.pool.num_blocks * self.pool.block_size,
+        )
         self.waiting.add(sequence)
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> bool:
@@ -159,8 +138,9 @@ class Scheduler:
     def plan(self) -> Plan:
         """The next step. Without parts, there is nothing to do until something is added."""
         assert self._planned is None, "the step before is neither computed nor abandoned"
-        step = _Step(self.config.max_num_batched_tokens)
+        step = Step(self.config.max_num_batched_tokens)
         self._make_way(step)
+        self._repay(step)
         self._write(step)
         self._read(step)
         self._planned = Plan(list(step.parts.values()), self.pool.take_moves())
@@ -213,7 +193,7 @@ class Scheduler:
 
     # Writing
 
-    def _write(self, step: _Step) -> None:
+    def _write(self, step: Step) -> None:
         """A token for each sequence that is being written, and drafts from what is left then."""
         writing = [s for s in self.running if s.num_computed == len(s.tokens) - 1]
         for sequence in writing:
@@ -227,13 +207,13 @@ class Scheduler:
             spare -= len(sequence.drafts)
             step.grant(sequence, sequence.num_pending)
 
-    def _make_room(self, sequence: Sequence, step: _Step) -> None:
+    def _make_room(self, sequence: Sequence, step: Step) -> None:
         """Room for the next token, if need be by preempting those that are served after it, the
         last first, or else itself."""
         num_tokens = len(sequence.tokens)
         needed = self.pool.blocks_for(num_tokens) - len(sequence.blocks)
         while self.pool.num_available < needed:
-            victim = self.running.last
+            victim = next(s for s in self.running.from_last() if s not in step.parts)
             self._preempt(victim, step)
             if victim is sequence:
                 return
@@ -248,7 +228,7 @@ class Scheduler:
         del sequence.drafts[max(0, min(spare, useful, free)) :]
         self.pool.grow(sequence, num_tokens + len(sequence.drafts))
 
-    def _preempt(self, sequence: Sequence, step: _Step) -> None:
+    def _preempt(self, sequence: Sequence, step: Step) -> None:
         self.running.remove(sequence)
         self.pool.free(sequence)
         sequence.drafts.clear()
@@ -261,7 +241,7 @@ class Scheduler:
 
     # Reading
 
-    def _read(self, step: _Step) -> None:
+    def _read(self, step: Step) -> None:
         reading = [s for s in self.running if s not in step.parts and s.num_pending]
         step.long_budget = self._long_budget(step, reading)
         for sequence in sorted(reading, key=self._is_long, reverse=True):
@@ -271,13 +251,13 @@ class Scheduler:
             if step.wants_more(sequence):
                 step.grant(sequence, step.budget)
 
-    def _grant(self, sequence: Sequence, step: _Step) -> None:
+    def _grant(self, sequence: Sequence, step: Step) -> None:
         if self._is_long(sequence):
             step.long_budget -= step.grant(sequence, step.long_budget)
         else:
             step.grant(sequence, step.budget)
 
-    def _long_budget(self, step: _Step, reading: Seq[Sequence]) -> int:
+    def _long_budget(self, step: Step, reading: Seq[Sequence]) -> int:
         """Half for the long prompts, and what the short ones leave of theirs."""
         next_ones = islice(self.waiting, self._num_seats)
         wanted = sum(s.num_pending for s in (*reading, *next_ones) if not self._is_long(s))
@@ -295,14 +275,14 @@ class Scheduler:
     def _num_seats(self) -> int:
         return self.config.max_num_seqs - len(self.running)
 
-    def _make_way(self, step: _Step) -> None:
+    def _make_way(self, step: Step) -> None:
         """Preempts the last of those that run for one that goes before them and finds no room."""
         first = next(filter(_is_ready, self.waiting), None)
         givers = [] if first is None else [s for s in self.running if _goes_before(first, s)]
         if first is None or not givers or not self._would_do(givers, first):
             return
         while self.running and _goes_before(first, self.running.last):
-            if self._num_seats and self._has_room(first, self.pool.match(first), step):
+            if self._num_seats and self._has_room(first, self.pool.match(first)):
                 return
             self._preempt(self.running.last, step)
 
@@ -316,20 +296,52 @@ class Scheduler:
         left = self.pool.num_available + freed - self.pool.num_needed(first, prefix)
         return left >= (self._watermark if len(givers) < len(self.running) else 0)
 
-    def _admit(self, step: _Step) -> None:
-        """In order: who finds no room lets nobody pass, or it would never find any."""
+    def _repay(self, step: Step) -> None:
+        """Begins with the text that found too little left of the step before."""
+        owed, self._owed = self._owed, None
+        if owed is None or owed.status is not Status.WAITING:
+            return
+        if self._num_seats and step.may_admit(owed):
+            self._embed(owed, step)
+            step.has_repaid = True
+
+    def _admit(self, step: Step) -> None:
+        """In order: who finds no room lets nobody pass, or it would never find any. Only what is
+        embedded does: the next step may begin with it, and a seat is kept."""
         for sequence in self.waiting:
-            if not (step.budget and self._num_seats and step.may_admit(sequence)):
+            if self._num_seats <= step.has_passed or not step.may_admit(sequence):
                 return
-            prefix = self.pool.match(sequence)
-            if not _is_ready(sequence) or self._is_being_read(sequence, len(prefix)):
+            if not _is_ready(sequence):
                 continue
-            if not self._has_room(sequence, prefix, step):
+            if sequence.request.kind == "embed":
+                self._embed(sequence, step)
+            elif not self._begin(sequence, step):
                 return
-            is_long = self._is_long(sequence, len(prefix) * self.pool.block_size)
-            if step.long_budget or not is_long:
-                self._start(sequence, prefix)
-                self._grant(sequence, step)
+
+    def _embed(self, sequence: Sequence, step: Step) -> None:
+        """The first that is too long for what is left begins the next step, if none has begun this
+        one."""
+        if sequence.num_pending <= step.budget:
+            self._start(sequence, [])
+            step.grant(sequence, step.budget)
+            return
+        step.has_passed = True
+        if self._owed is None and not step.has_repaid:
+            self._owed = sequence
+
+    def _begin(self, sequence: Sequence, step: Step) -> bool:
+        """Begins to read a prompt, if its time has come; whether those after it may begin too."""
+        if not step.budget:
+            return False
+        prefix = self.pool.match(sequence)
+        if self._is_being_read(sequence, len(prefix)):
+            return True
+        if not self._has_room(sequence, prefix):
+            return False
+        if step.long_budget or not self._is_long(sequence, len(prefix) * self.pool.block_size):
+            self._start(sequence, prefix)
+            self._grant(sequence, step)
+        return True
 
     def _is_being_read(self, sequence: Sequence, num_kept: int) -> bool:
         """Whether somebody computes the block after the first `num_kept`: to wait for it is faster
@@ -341,9 +353,9 @@ class Scheduler:
             for other in self.running
         )
 
-    def _has_room(self, sequence: Sequence, prefix: Prefix, step: _Step) -> bool:
+    def _has_room(self, sequence: Sequence, prefix: Prefix) -> bool:
         if sequence.request.kind == "embed":
-            return sequence.num_pending <= step.budget
+            return True
         left = self.pool.num_available - self.pool.num_needed(sequence, prefix)
         return left >= (self._watermark if self.running else 0)
 
@@ -355,37 +367,10 @@ class Scheduler:
             return
         self.pool.admit(sequence, prefix)
         sequence.num_computed = len(prefix) * self.pool.block_size
-        sequence.num_cached = min(sequence.num_computed, sequence.num_prompt)
         if sequence.num_preemptions == 0:
+            sequence.num_cached = min(sequence.num_computed, sequence.num_prompt)
             self._prefix_queries += sequence.num_prompt
             self._prefix_hits += sequence.num_cached
-
-    def _refuse_unfit(self, sequence: Sequence) -> None:
-        assert sequence.status is Status.WAITING and not sequence.blocks
-        request, config = sequence.request, self.config
-        if not request.prompt:
-            raise ValueError("the prompt has no tokens; begin it with the model's bos token")
-        asked = f"a prompt of {len(request.prompt)} tokens"
-        length = len(request.prompt)
-        if request.kind == "generate":
-            asked += f" and max_tokens {request.params.max_tokens}"
-            length += request.params.max_tokens
-        if config.max_model_len is not None and length > config.max_model_len:
-            raise ValueError(
-                f"{asked} exceed the {config.max_model_len} tokens that the model reads at most; "
-                "shorten one of them"
-            )
-        if request.kind == "embed" and length > config.max_num_batched_tokens:
-            raise ValueError(
-                f"{asked} cannot be embedded in a step of {config.max_num_batched_tokens}; shorten "
-                "it, or raise max_num_batched_tokens"
-            )
-        if request.kind == "generate" and self.pool.blocks_for(length - 1) > self.pool.num_blocks:
-            room = self.pool.num_blocks * self.pool.block_size
-            raise ValueError(
-                f"{asked} need more than the {room} tokens that the cache has room for; shorten "
-                "one of them, or give the cache more memory"
-            )
 
 
 def _is_ready(sequence: Sequence) -> bool:

@@ -28,6 +28,9 @@ class SequenceQueue:
     def last(self) -> Sequence:
         return self._sequences[-1]
 
+    def from_last(self) -> Iterator[Sequence]:
+        return reversed(self._sequences[:])
+
     def __len__(self) -> int:
         return len(self._sequences)
 
