@@ -60,7 +60,10 @@ def test_figures_are_printed_as_json_and_drawn(pharos, url: str, tmp_path: Path)
     (level,) = figures["levels"]
     assert (level["rate"], level["num_output_tokens"], level["num_failed"]) == (500.0, 15, 0)
     assert level["ttft_ms"]["p50"] <= level["ttft_ms"]["p99"]
-    assert page.read_text().count("<svg") == 3
+    assert page.read_text().count("<svg") == 4
+    assert " with 500 requests a second" in page.read_text()
+    assert figures["saturation"] is None or figures["saturation"]["level"] == 500.0
+    assert set(level["pace"]) >= {"offered", "achieved", "keeps_up", "num_under_way"}
 
 
 def test_a_sweep_tells_each_level(pharos, url: str) -> None:
@@ -68,6 +71,14 @@ def test_a_sweep_tells_each_level(pharos, url: str) -> None:
                  "--output", "2")  # fmt: skip
     assert run.code == 0
     assert "at 1e+06:" in run.err
+    assert "does not keep up with 1e+06 requests a second" in run.out
+    assert "keeps up" in run.out
+
+
+def test_a_sweep_of_users_ends_where_more_get_nothing_more(pharos, url: str) -> None:
+    run = pharos("bench", "serve", url, "--requests", "2", "--sweep", "--output", "2")
+    assert run.code == 0
+    assert "users" in run.out
 
 
 def test_two_kinds_of_load_at_once_are_wrong_use(pharos, url: str) -> None:

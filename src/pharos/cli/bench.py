@@ -95,6 +95,9 @@ def serve(
 ) -> None:
     """Time to first token, time per token and throughput under load.
 
+    At a rate of requests, the endpoint keeps up if those that come last take no longer than those
+    before them; a sweep says up to where it does.
+
     Lengths are numbers, or spans as 100:400. Lengths of prompts are in words, about a token each;
     the tokens that are reported are those that the endpoint has counted.
 
@@ -109,7 +112,7 @@ def serve(
     from pharos.cli.bench_report import print_reports, write_page
     from pharos.cli.terminal import print_json
     from pharos.serve import ChatEndpoint
-    from pharos.serve.bench import Load
+    from pharos.serve.bench import Load, saturation
 
     seed = secrets.randbits(32) if seed is None else seed
     users = None if rate is not None else concurrency or (1 if sweep else USERS)
@@ -126,7 +129,9 @@ def serve(
     if as_json:
         source = workload if prompts is None else str(prompts)
         setup = {"url": base_url, "model": model, "api": api, "workload": source, "seed": seed}
-        print_json({**setup, "levels": [asdict(report) for report in reports]})
+        found = saturation(reports)
+        told = {"saturation": None if found is None else asdict(found)}
+        print_json({**setup, **told, "levels": [asdict(report) for report in reports]})
     else:
         print_reports(reports, title=title, seed=seed)
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from pharos.cli.plan_tables import print_title, table_of
 from pharos.cli.terminal import note, one_line, results, shown_path
-from pharos.serve.bench import Distribution, LoadReport
+from pharos.serve.bench import Distribution, LoadReport, Saturation, saturation
 from pharos.train.charts import Series, chart
 
 LONGEST_DELAY_MS = 50.0
@@ -29,9 +29,9 @@ polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 
 def print_reports(reports: Sequence[LoadReport], *, title: str, seed: int) -> None:
     print_title(one_line(title))
+    is_open = reports[0].rate is not None
     table = table_of(
-        "users" if reports[0].rate is None else "requests/s",
-        "done/s",
+        *(("requests/s", "answered/s", "keeps up") if is_open else ("users", "done/s")),
         "tokens/s",
         "and read",
         "TTFT P50",
@@ -48,7 +48,7 @@ def print_reports(reports: Sequence[LoadReport], *, title: str, seed: int) -> No
     for report in reports:
         table.add_row(
             f"{report.level:g}",
-            f"{report.request_throughput:.3g}",
+            *_pace(report),
             f"{report.output_throughput:,.1f}",
             f"{report.total_throughput:,.1f}",
             *_milliseconds(report.ttft_ms),
@@ -57,6 +57,8 @@ def print_reports(reports: Sequence[LoadReport], *, title: str, seed: int) -> No
             str(report.num_failed),
         )
     results().print(table)
+    for sentence in verdict(reports):
+        results().print(Text(sentence))
     results().print(Text(f"Times are in milliseconds. The prompts' seed is {seed}."))
     for remark in _remarks(reports):
         note(remark)
@@ -66,7 +68,8 @@ def write_page(reports: Sequence[LoadReport], path: Path, *, title: str) -> None
     """A page of its own, that loads nothing from anywhere."""
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'"
-    sections = "".join(f"<h2>{name}</h2>{drawn}" for name, drawn in _charts(reports))
+    verdicts = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in verdict(reports))
+    sections = verdicts + "".join(f"<h2>{name}</h2>{drawn}" for name, drawn in _charts(reports))
     path.write_text(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -75,6 +78,42 @@ def write_page(reports: Sequence[LoadReport], path: Path, *, title: str) -> None
         encoding="utf-8",
     )
     note(f"wrote {shown_path(path)}")
+
+
+def verdict(reports: Sequence[LoadReport]) -> list[str]:
+    """What the levels say of how much the endpoint can do; nothing, if they say nothing."""
+    last, found = reports[-1], saturation(reports)
+    if last.pace is None:
+        return _verdict_of_users(reports, found)
+    if found is None:
+        sentences = [f"It keeps up with {last.level:g} requests a second."]
+    else:
+        kept = "" if found.before is None else f"It keeps up with {found.before:g}. "
+        sentences = [
+            f"{kept}It does not keep up with {found.level:g} requests a second: it answers "
+            f"{found.requests_per_s:.3g}, and {last.pace.num_under_way} of {last.num_requests} "
+            "were under way when the last came."
+        ]
+    if not last.pace.is_certain:
+        sentences.append(
+            "They came in less time than one takes: for a sure answer, give more --requests."
+        )
+    return sentences
+
+
+def _verdict_of_users(reports: Sequence[LoadReport], found: Saturation | None) -> list[str]:
+    if found is not None:
+        return [
+            f"{found.level:g} users get no more out of it than {found.before:g}: "
+            f"{max(report.output_throughput for report in reports):,.1f} tokens a second."
+        ]
+    return [f"It has more for more than {reports[-1].level:g} users."] if len(reports) > 1 else []
+
+
+def _pace(report: LoadReport) -> list[str]:
+    if report.pace is None:
+        return [f"{report.request_throughput:.3g}"]
+    return [f"{report.pace.achieved:.3g}", "yes" if report.pace.keeps_up else "no"]
 
 
 def _charts(reports: Sequence[LoadReport]) -> list[tuple[str, str]]:
@@ -88,7 +127,19 @@ def _charts(reports: Sequence[LoadReport]) -> list[tuple[str, str]]:
         (f"Milliseconds to the first token, by {load}: P50, P95, P99", first),
         (f"Milliseconds for each further token, by {load}: P50, P95, P99", each),
     ]
+    if reports[0].rate is not None:
+        drawn.insert(0, ("Requests a second: answered, beside those that came", _paces(reports)))
     return [(name, chart(s, title=name, from_zero=True, x_name=load)) for name, s in drawn]
+
+
+def _paces(reports: Sequence[LoadReport]) -> list[Series]:
+    paces = [(report.level, report.pace) for report in reports if report.pace is not None]
+    answered = [(level, pace.achieved) for level, pace in paces]
+    came = [(level, pace.offered) for level, pace in paces]
+    return [
+        Series(label="came", points=came, style="p95"),
+        Series(label="answered", points=answered, style="p50", has_dots=True),
+    ]
 
 
 def _percentiles(levels: Sequence[tuple[float, Distribution | None]]) -> list[Series]:

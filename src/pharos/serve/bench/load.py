@@ -9,19 +9,14 @@ in a closed one it just does not get faster.
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
 from pharos.serve.bench.client import BenchClient, Timing
 from pharos.serve.bench.report import LoadReport, summarize
+from pharos.serve.bench.saturation import is_saturated
 from pharos.serve.bench.workload import Prompt
-
-LEAST_GAIN = 1.05
-"""Twice the users that get less than this much more out of an endpoint have saturated it."""
-KEPT_UP = 0.9
-"""The share of the rate asked for below which an endpoint does not keep up."""
-
 
 MOST_LEVELS = 12
 REQUESTS_PER_USER = 4
@@ -31,8 +26,8 @@ REQUESTS_PER_USER = 4
 class Load:
     """`concurrency` users in a closed loop, or `rate` requests a second in an open one, whose
     moments are drawn from `seed`. In a sweep that is the first level, and each is twice the last,
-    until the endpoint is saturated. Each level has `num_requests`, and in a sweep at least a few
-    for each user."""
+    until the endpoint is saturated. Each level has `num_requests`: in a sweep at least a few for
+    each user, or as many more as come in the time that the first level takes."""
 
     num_requests: int = 100
     concurrency: int | None = None
@@ -55,7 +50,7 @@ class Load:
 
     def doubled(self) -> "Load":
         if self.rate is not None:
-            return replace(self, rate=2 * self.rate)
+            return replace(self, rate=2 * self.rate, num_requests=2 * self.num_requests)
         assert self.concurrency is not None
         return replace(self, concurrency=2 * self.concurrency)
 
@@ -112,12 +107,3 @@ async def open_loop(
         asked.append(client.ask(prompt, due_s=due_s))
         due_s += random_.expovariate(rate)
     return list(await asyncio.gather(*asked))
-
-
-def is_saturated(reports: Sequence[LoadReport]) -> bool:
-    """Whether the last of ever higher levels was more than the endpoint can do."""
-    last = reports[-1]
-    if last.rate is not None:
-        return last.request_throughput < KEPT_UP * last.rate
-    before = max((report.output_throughput for report in reports[:-1]), default=0.0)
-    return last.output_throughput < LEAST_GAIN * before

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from pharos.serve.bench.client import Timing
+from pharos.serve.bench.saturation import Pace, pace_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +44,8 @@ class LoadReport:
     """Of one level of load: `concurrency` users, or `rate` requests a second. Throughput is that of
     the requests that succeeded, over the time from the first due to the last end. `send_delay` is
     how late requests left this client: if it is long, the client was the one that could not keep
-    up. `is_counted`: tokens are those that the endpoint says it has counted."""
+    up. `is_counted`: tokens are those that the endpoint says it has counted. `pace` is that of an
+    open loop."""
 
     concurrency: int | None
     rate: float | None
@@ -62,6 +64,7 @@ class LoadReport:
     itl_ms: Distribution | None
     e2e_ms: Distribution | None
     send_delay_ms: Distribution | None
+    pace: Pace | None
 
     @property
     def level(self) -> float:
@@ -94,6 +97,7 @@ def summarize(
         itl_ms=Distribution.of(b - a for t in done for a, b in pairwise(t.pieces_s)),
         e2e_ms=Distribution.of(t.end_s - t.due_s for t in done),
         send_delay_ms=Distribution.of(t.sent_s - t.due_s for t in timings),
+        pace=None if rate is None else pace_of(timings, rate=rate),
     )
 
 
