@@ -76,6 +76,10 @@ def all_texts(data: Path, seed: int) -> Split:
     harmless(data, split, draw, articles)
     for texts in split.values():
         draw.shuffle(texts)
+    known = {text.text for text in split["train"]}
+    for name in ("validation", "test"):
+        split[name] = [text for text in dict.fromkeys(split[name]) if text.text not in known]
+        known |= {text.text for text in split[name]}
     return split
 
 
@@ -222,15 +226,20 @@ def harmless(
         split["test"].extend(Text(text.strip(), BENIGN, source) for text in texts)
     encyclopedia(split, draw, *articles)
     for name, count in (("train", 900), ("validation", 120), ("test", 250)):
-        forms = HARMLESS["test" if name == "test" else "train"]
-        texts = sorted({phrase(forms, draw) for _ in range(count)})
+        texts = sorted({phrase(HARMLESS[name], draw) for _ in range(count)})
         split[name].extend(Text(text, BENIGN, "manual") for text in texts)
 
 
-def encyclopedia(split: Split, draw: random.Random, trained: Articles, held_out: Articles) -> None:
-    """SQuAD's questions and paragraphs, each once."""
+def encyclopedia(
+    split: Split,
+    draw: random.Random,
+    trained: Articles,
+    held_out: Articles,
+    counts: tuple[int, int, int] = (1200, 300, 400),
+) -> None:
+    """SQuAD's questions and half as many paragraphs, each once; what is held out is drawn twice."""
     found: dict[tuple[str, Text], None] = {}  # a set that keeps its order
-    for articles, count in ((trained, 1200), (held_out, 300), (held_out, 400)):
+    for articles, count in zip((trained, held_out, held_out), counts, strict=True):
         asked = draw.sample(articles.asked, count)
         about = draw.sample(articles.asked, count // 2)
         said = [(each, Text(each.question, BENIGN, "squad question")) for each in asked]

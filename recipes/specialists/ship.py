@@ -164,7 +164,7 @@ def calibrate_injection(specialists: Specialists, held: Held) -> tuple[Calibrati
     risk = fitted(("logit",), signs, is_attack)
     probabilities = np.array([risk.probability({"logit": logit}) for (logit,) in signs])
     harmless = probabilities[~is_attack]
-    return {"risk": risk}, round(float(np.quantile(harmless, 1 - FALSE_POSITIVES)), 4)
+    return {"risk": risk}, float(f"{np.quantile(harmless, 1 - FALSE_POSITIVES):.4g}")
 
 
 def calibrate_grounding(specialists: Specialists, held: Held) -> tuple[Calibration, float]:
@@ -208,6 +208,7 @@ def put(name: str, run: Path, adapters: Path, shared: SharedEncoder) -> Card:
     weights = load_file(run / "adapter" / WEIGHTS_FILE)
     halves = {key: tensor.half().contiguous() for key, tensor in weights.items()}
     save_file(halves, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    (folder / WEIGHTS_FILE).chmod(0o644)  # it is written for its owner alone
     shutil.copy(run / "adapter" / "adapter_config.json", folder)
     card = Card(
         name=name,

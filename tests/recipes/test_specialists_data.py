@@ -1,4 +1,5 @@
 import random
+import re
 
 import numpy as np
 import pytest
@@ -8,9 +9,17 @@ from benchmarks.squad_scores import best, exact_match, f1
 from hypothesis import given
 from hypothesis import strategies as st
 from recipes.specialists.alterations import Alteration, changed_number, kind_of, negated, opposite
-from recipes.specialists.injection import relatives
+from recipes.specialists.injection import Text, encyclopedia, relatives
 from recipes.specialists.injection_phrases import ATTACKS, HARMLESS, phrase
-from recipes.specialists.squad import Words, any_window, holds, placed, window_around
+from recipes.specialists.squad import (
+    Articles,
+    Asked,
+    Words,
+    any_window,
+    holds,
+    placed,
+    window_around,
+)
 from recipes.specialists.statements import sentence_around, statement
 
 DRAW = random.Random(0)
@@ -109,10 +118,41 @@ def test_texts_that_share_runs_of_words_are_relatives() -> None:
     assert sorted(map(len, groups)) == [1, 2]
 
 
-def test_forms_of_the_test_are_not_trained_on() -> None:
+def test_forms_of_the_test_are_neither_trained_nor_validated_on() -> None:
     for forms in (ATTACKS, HARMLESS):
-        assert not set(forms["train"]) & set(forms["test"])
+        others = {form for name, known in forms.items() if name != "test" for form in known}
+        assert not others & set(forms["test"])
         assert "{" not in phrase(forms["test"], DRAW)
+    assert not set(HARMLESS["train"]) & set(HARMLESS["validation"])
+
+
+def articles_of(names: str) -> Articles:
+    """An article for each name, of one paragraph with 30 questions."""
+    paragraphs = [[f"In {name} there is a tower. Nobody keeps it."] for name in names]
+    asked = [
+        Asked(f"What is there in {name}, guest {guest}?", "a tower", 5, number, 0)
+        for number, name in enumerate(names)
+        for guest in range(30)
+    ]
+    return Articles(paragraphs, asked, {})
+
+
+def name_in(text: str) -> str:
+    """Of the article that it is from."""
+    return re.findall(r"[Ii]n (\w)\b", text)[0]
+
+
+def test_a_held_out_article_is_validated_on_or_tested_on_alone() -> None:
+    split: dict[str, list[Text]] = {"train": [], "validation": [], "test": []}
+    trained, held_out = articles_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ" * 2), articles_of("0123456789")
+    encyclopedia(split, random.Random(0), trained, held_out, counts=(50, 60, 80))
+    for name, numbers in (("validation", "0369"), ("test", "124578")):
+        named = {
+            text.text.split(",")[0].split("In ")[-1].split("in ")[-1][0] for text in split[name]
+        }
+        assert named == set(numbers)
+        assert len(split[name]) == len(set(split[name]))
+    assert len({text.text for text in split["train"]} & {text.text for text in split["test"]}) == 0
 
 
 def test_an_answer_is_held_as_words_in_a_row() -> None:
