@@ -34,13 +34,13 @@ def test_a_loss_that_hardly_varies_may_vary_a_little(tmp_path: Path) -> None:
 
 
 def test_what_is_left_of_a_learned_loss_may_leap(tmp_path: Path) -> None:
-    learned = [5.0, *[0.02] * 100, 0.3, 0.01]
+    learned = [5.0, *[0.02] * 100, 1.2, 0.01]
     watched(tmp_path, learned)
     resumed = Watchdog()
     resumed.load_state_dict(watched(tmp_path, learned).state_dict())
-    watched(tmp_path, [0.4], resumed)
-    with pytest.raises(TrainingError, match=r"is 0\.6, and the last \d+ let at most 0\.5"):
-        watched(tmp_path, [0.6], resumed)
+    watched(tmp_path, [2.4], resumed)
+    with pytest.raises(TrainingError, match=r"is 2\.6, and the last \d+ let at most 2\.5"):
+        watched(tmp_path, [2.6], resumed)
 
 
 def test_losses_far_below_are_good_news(tmp_path: Path) -> None:

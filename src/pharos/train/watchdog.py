@@ -3,8 +3,8 @@
 A loss leaps if it exceeds the median of the last ones by far more than these differ among
 themselves. Both are judged robustly, by the median and the median absolute deviation (MAD; times
 1.4826 it estimates a standard deviation), so neither the trend of a window nor one odd step in it
-counts for much. What is left of a loss that is nearly learned away comes from a few rows, and leaps
-from batch to batch: below a tenth of the first loss nothing is a leap.
+counts for much. What is left of a loss that is nearly learned away, a tenth of the first, comes from
+a few rows, and leaps from batch to batch: then only half of the first loss is a leap.
 
 The batch is saved: whether it is the data or the model that is at fault can be seen from it.
 """
@@ -24,8 +24,9 @@ from pharos.train.objective import Batch
 
 NORMAL = 1.4826
 """A normal distribution's standard deviation, over its MAD."""
-LEARNED = 0.1
-"""The share of the first loss below which nothing is a leap."""
+LEARNED, UNLEARNED = 0.1, 0.5
+"""The share of the first loss that is left when it is nearly learned away, and the share that it
+takes then to be a leap."""
 
 
 class Watchdog:
@@ -45,7 +46,8 @@ class Watchdog:
         middle = median(self.losses)
         deviation = NORMAL * median(abs(loss - middle) for loss in self.losses)
         limit = middle + self.deviations * max(deviation, 0.02 * abs(middle))
-        return max(limit, LEARNED * abs(self.first or 0.0))
+        first = abs(self.first or 0.0)
+        return max(limit, UNLEARNED * first) if abs(middle) < LEARNED * first else limit
 
     def check(self, step: int, loss: float, batches: Sequence[Batch], folder: Path) -> None:
         """Take in the loss of a step. Raises TrainingError if it is wrong, after saving the step's
