@@ -178,13 +178,19 @@ def measure_of(make: Callable[[Files], Generate], files: Files) -> Measure:
     return measure
 
 
-def write_files(shape: str, folder: Path, threads: int) -> tuple[Files, int]:
-    """The weights in all formats, and how many of them a token reads."""
+def random_model(shape: str) -> CausalLM:
+    """Of a shape, in bfloat16; the same one each time."""
     torch.manual_seed(0)
     model = build_model(SHAPES[shape], "causal_lm").to(torch.bfloat16).requires_grad_(False)
     assert isinstance(model, CausalLM)
     for parameter in model.parameters():
         parameter.copy_(torch.randn(parameter.shape) * 0.05 + (parameter.ndim == 1))
+    return model
+
+
+def write_files(shape: str, folder: Path, threads: int) -> tuple[Files, int]:
+    """The weights in all formats, and how many of them a token reads."""
+    model = random_model(shape)
     vocab_size = model.config.vocab_size
     paths = {kind: folder / f"{kind}.gguf" for kind in ("bf16", "q8_0")}
     files = Files(folder=folder / "model", **paths, vocab_size=vocab_size, threads=threads)
