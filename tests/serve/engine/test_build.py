@@ -101,3 +101,9 @@ def test_a_draft_model_of_another_vocabulary_is_refused(llama_folder: Path, tmp_
     asked = SpeculationConfig(draft_model=tmp_path)
     with pytest.raises(ValueError, match="vocabulary of 50 tokens"):
         build_engine(llama_folder, EngineConfig(num_blocks=20, speculation=asked))
+
+
+@pytest.mark.parametrize("setting", ["max_drafts", "max_batch"])
+def test_speculation_without_drafts_is_refused_in_its_own_words(setting: str) -> None:
+    with pytest.raises(ValueError, match=f"{setting} (is )?0"):
+        SpeculationConfig(**{setting: 0})  # type: ignore[arg-type]

@@ -289,6 +289,54 @@ def test_stopping_fails_what_still_runs_and_leaves_no_threads() -> None:
     assert set(threading.enumerate()) <= set(before)
 
 
+def test_nobody_waits_for_an_engine_that_was_stopped() -> None:
+    class Once(InThread):
+        """There is no second process."""
+
+        num_starts = 0
+
+        def start(self) -> Connection:
+            self.num_starts += 1
+            if self.num_starts == 2:
+                raise BlockingIOError("too many processes")
+            return super().start()
+
+    engine = tiny_engine()
+
+    async def run() -> None:
+        client = EngineClient(Once(lambda: engine), restart_s=PATIENCE_S)
+        with pytest.raises(ModelError, match="the engine does not run: it was not started"):
+            await client.until_ready()
+        await client.start()
+        await client.until_ready()
+        engine.step = None  # type: ignore[method-assign, assignment]
+        await outputs_of(client, request("a"))
+        waiting = asyncio.create_task(client.until_ready())
+        await asyncio.sleep(0)
+        await client.stop()
+        for late in (waiting, client.until_ready()):
+            with pytest.raises(ModelError, match="the engine does not run: it was stopped"):
+                await asyncio.wait_for(late, PATIENCE_S)
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_is_being_stopped_is_not_ready() -> None:
+    async def run() -> None:
+        client = EngineClient(InThread(tiny_engine))
+        await client.start()
+        stopping = asyncio.create_task(client.stop())
+        await asyncio.sleep(0)
+        with pytest.raises(ModelError, match="it was stopped"):
+            await client.until_ready()
+        await stopping
+        await client.start()
+        await client.until_ready()
+        await client.stop()
+
+    asyncio.run(run())
+
+
 @pytest.mark.slow
 def test_a_killed_process_fails_its_requests_and_is_started_again(llama_folder: Path) -> None:
     model, tokenizer = load_model(llama_folder), Tokenizer.load(llama_folder)

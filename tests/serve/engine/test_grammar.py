@@ -3,6 +3,7 @@ import os
 import random
 import re
 import tarfile
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
@@ -263,7 +264,7 @@ def test_every_kind_of_grammar_accepts_its_language(
         ("json_schema", '{"minimum": 3, "maximum": 2, "type": "number"}', "minimum (3)"),
         ("json_schema", "false", "false"),
         ("json_schema", "{", "Expecting property name"),
-        ("json_schema", "[" * 100_000, "recursion"),
+        ("json_schema", "[" * 100_000, "nested too deeply"),
         ("regex", "(?=a)b", "look-ahead"),
         ("regex", "(" * 10_000 + "a" + ")" * 10_000, "nest"),
         ("choice", "[]", "one or more strings"),
@@ -593,3 +594,11 @@ def test_a_model_foresees_itself_under_a_grammar(
     drafts = DraftModelProposer(runner_of(tokenizer), vocab_size=tokenizer.vocab_size)
     _, engine = written(tokenizer, compiler, drafts)
     assert engine.stats.num_accepted_tokens > 0.95 * engine.stats.num_draft_tokens > 50
+
+
+def test_an_engine_that_is_closed_leaves_no_threads(tokenizer: Tokenizer) -> None:
+    before = threading.enumerate()
+    drafts = DraftModelProposer(runner_of(tokenizer), vocab_size=tokenizer.vocab_size)
+    _, engine = written(tokenizer, GrammarCompiler(tokenizer), drafts)
+    engine.close()
+    assert set(threading.enumerate()) <= set(before)

@@ -5,6 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pharos.core import SamplingParams
 from pharos.models.doubles import tiny_llama
@@ -12,7 +15,7 @@ from pharos.models.generation import Generation
 from pharos.ops.sampling import Seen, penalized, penalized_at
 from pharos.serve.engine.plan import Part, Plan
 from pharos.serve.engine.request import Request, Sequence, Token
-from pharos.serve.engine.sampler import Row, Sampler, accepted, masked, rows_of
+from pharos.serve.engine.sampler import Row, Sampler, accepted, mask_scores, rows_of
 
 VOCAB = 50
 PARAMS = st.builds(
@@ -90,17 +93,63 @@ def test_penalties_where_tokens_were_seen_are_penalties_everywhere(
     assert torch.equal(penalized_at(logits, params, counts), everywhere)
 
 
-@settings(deadline=None)
-@given(st.lists(st.sets(st.integers(0, VOCAB - 1), min_size=1), min_size=1, max_size=3))
-def test_only_legal_tokens_keep_their_scores(legal: list[set[int]]) -> None:
+def mask_of(legal: list[set[int] | None]) -> NDArray[np.int32]:
+    """None is no mask."""
     mask = np.zeros((len(legal), 2), dtype=np.uint32)
     for row, ids in enumerate(legal):
-        for id_ in ids:
+        for id_ in range(64) if ids is None else ids:
             mask[row, id_ // 32] |= np.uint32(1 << id_ % 32)
-    scores = masked(logits_of(len(legal)), mask.view(np.int32))
+    return mask.view(np.int32)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.none() | st.sets(st.integers(0, VOCAB - 1), min_size=1, max_size=VOCAB - 1),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_only_legal_tokens_keep_their_scores(legal: list[set[int] | None]) -> None:
+    scores, before = logits_of(len(legal)), logits_of(len(legal))
+    mask_scores(scores, mask_of(legal))
     for row, ids in enumerate(legal):
-        assert set(torch.nonzero(scores[row].isfinite())[:, 0].tolist()) == ids
-        assert set(scores[row].topk(len(ids)).indices.tolist()) == ids
+        kept = set(torch.nonzero(scores[row].isfinite())[:, 0].tolist())
+        assert kept == (set(range(VOCAB)) if ids is None else ids)
+        assert torch.equal(scores[row, list(kept)], before[row, list(kept)])
+
+
+class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The largest tensor of scores that was made anew."""
+
+    largest = 0
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and all(made is not given for given in args):
+            self.largest = max(self.largest, made.numel())
+        return made
+
+
+def test_a_mask_of_one_row_does_not_copy_the_others() -> None:
+    rows = [Row(sequence_of(i, SamplingParams()), 0) for i in range(6)]
+    logits = logits_of(len(rows))
+    with Copies() as copies:  # type: ignore[no-untyped-call]
+        tokens = Sampler().sample(logits, rows, mask_of([None, {7}, None, None, None, None]))
+    assert tokens[1].id == 7
+    assert 0 < copies.largest <= VOCAB
+
+
+def test_a_mask_does_not_change_what_is_told_of_the_model() -> None:
+    params = SamplingParams(logprobs=1)
+    logits = logits_of(1)
+    expected = logits.log_softmax(-1)[0]
+    (token,) = Sampler().sample(logits, [Row(sequence_of(0, params), 0)], mask_of([{7}]))
+    assert token.id == 7
+    assert token.logprob == pytest.approx(float(expected[7]))
+    assert [c.id for c in token.candidates] == [int(expected.argmax())]
 
 
 def test_logprobs_are_the_models_own_and_for_those_who_asked() -> None:

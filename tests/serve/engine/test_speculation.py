@@ -1,5 +1,7 @@
 """Guesses are those a search would find, are made as long as they pay, and change no text."""
 
+from collections.abc import Sequence as Seq
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -189,6 +191,51 @@ def written(
 @pytest.fixture(scope="module")
 def alone(model: CausalLM) -> dict[str, list[int]]:
     return written(model, None)[0]
+
+
+class Failing(NgramProposer):
+    """Guesses well for a while."""
+
+    def __init__(self, *, calls: int, where: str) -> None:
+        super().__init__(shortest=1)
+        self._calls_left = calls
+        self._where = where
+
+    def propose(self, sequences: Seq[Sequence], room: Seq[int]) -> list[list[int]]:
+        proposed = super().propose(sequences, room)
+        if self._where == "propose":
+            self._fail_at_last()
+        return proposed[1:] if self._where == "too few" and self._is_last() else proposed
+
+    def forget(self, sequence: Sequence) -> None:
+        super().forget(sequence)
+        if self._where == "forget":
+            self._fail_at_last()
+
+    def _is_last(self) -> bool:
+        self._calls_left -= 1
+        return self._calls_left < 0
+
+    def _fail_at_last(self) -> None:
+        if self._is_last():
+            raise RuntimeError("the draft model has no memory")
+
+
+@pytest.mark.parametrize("where", ["propose", "forget", "too few"])
+@pytest.mark.parametrize("calls", [0, 5])
+def test_a_proposer_that_fails_is_asked_no_more_and_changes_no_text(
+    model: CausalLM,
+    alone: dict[str, list[int]],
+    caplog: pytest.LogCaptureFixture,
+    where: str,
+    calls: int,
+) -> None:
+    texts, engine = written(model, Failing(calls=calls, where=where))
+    assert texts == alone
+    assert [record.message for record in caplog.records] == [
+        "no more drafts are made: making them has failed"
+    ]
+    assert calls == 0 or engine.stats.num_draft_tokens > 0
 
 
 def draft_model(model: CausalLM, *, num_blocks: int = 200, max_read: int = 64) -> Proposer:

@@ -36,6 +36,13 @@ class SpeculationConfig:
     max_drafts: int = 6
     max_batch: int = 8
 
+    def __post_init__(self) -> None:
+        if self.max_drafts < 1 or self.max_batch < 1:
+            raise ValueError(
+                f"max_drafts is {self.max_drafts} and max_batch {self.max_batch}; each must be at "
+                "least 1: without speculation, nothing is drafted"
+            )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineConfig:

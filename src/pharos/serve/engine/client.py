@@ -67,7 +67,8 @@ class EngineClient:
         self._heard_s = self._clock()
 
     async def until_ready(self) -> None:
-        """Returns at once while the engine runs, else when it runs again."""
+        """Returns at once while the engine runs, else when it runs again. Raises ModelError for one
+        that will not: it was not started, or is stopped meanwhile."""
         await self._engine.until_ready()
 
     async def stop(self) -> None:

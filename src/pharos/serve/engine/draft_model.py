@@ -128,7 +128,7 @@ class DraftModelProposer:
             if shadow.grammar is not None
         ]
         mask_RW = new_mask(ends[-1], self._runner.model.config.vocab_size)
-        self._filler.begin(asked, mask_RW).result()
+        self._filler.fill(asked, mask_RW)
         return mask_RW[[end - 1 for end in ends]]
 
     def _parts(self, shadows: Seq[Sequence]) -> list[Part]:

@@ -204,26 +204,18 @@ class MaskFiller:
         rows: Iterable[tuple[int, GrammarState, Sequence[int]]],
         mask_RW: NDArray[np.int32],
     ) -> Future[None]:
-        """For each `(row, state, drafts)`, `mask_RW[row]` is what may come next, and the rows after
-        it what may follow each of the drafts. All other rows are unmasked, and so are those behind
-        a draft that is not legal, or is an end: nothing can follow there. When it is done, ask the
-        states for their `error`. Until then, leave states and masks alone."""
-        return self._thread.submit(self._fill, list(rows), mask_RW)
+        """`fill`, in the other thread. Until it is done, leave states and masks alone."""
+        return self._thread.submit(self.fill, list(rows), mask_RW)
 
-    def close(self) -> None:
-        self._thread.shutdown(cancel_futures=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _fill(
+    def fill(
         self,
-        rows: list[tuple[int, GrammarState, Sequence[int]]],
+        rows: Iterable[tuple[int, GrammarState, Sequence[int]]],
         mask_RW: NDArray[np.int32],
     ) -> None:
+        """For each `(row, state, drafts)`, `mask_RW[row]` is what may come next, and the rows after
+        it what may follow each of the drafts. All other rows are unmasked, and so are those behind
+        a draft that is not legal, or is an end: nothing can follow there. Then ask the states for
+        their `error`."""
         mask_RW[:] = UNMASKED
         asked = [(state.matcher, row, state.until_end(drafts)) for row, state, drafts in rows]
         plain = [(matcher, row) for matcher, row, drafts in asked if not drafts]
@@ -232,6 +224,16 @@ class MaskFiller:
             fill_next_token_bitmask_par(self._executor, plain, mask_RW)
         if drafted:
             fill_next_token_bitmask_par_with_draft_tokens(self._executor, drafted, mask_RW)
+
+    def close(self) -> None:
+        """Ends the thread; there is none before `begin`."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def new_mask(num_rows: int, vocab_size: int) -> NDArray[np.int32]:

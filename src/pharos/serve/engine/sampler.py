@@ -9,7 +9,8 @@ is drawn there depends on the request's seed and on the number of the token, and
 not on the rows beside it, nor on whether it was drafted. So a draft is right exactly if it is what
 is drawn in its place, and speculation never changes a text (`accepted`).
 
-Shapes: R rows, V vocabulary, W words of 32 tokens.
+Shapes: R rows, A of them that ask for log-probabilities, M with a mask, V vocabulary, W words of 32
+tokens.
 """
 
 from collections.abc import Mapping, Set
@@ -54,22 +55,26 @@ class Sampler:
     def __init__(self) -> None:
         self._seen: dict[Sequence, _Seen] = {}
 
+    @torch.inference_mode()
     def sample(
         self, logits_RV: Tensor, rows: Seq[Row], mask_RW: NDArray[np.int32] | None = None
     ) -> list[Token]:
         """The token of each row. Of a mask, bit `t % 32` of word `t // 32` is set where token `t`
-        is legal."""
+        is legal. The logits are written to."""
         params = [row.params for row in rows]
+        asking = [i for i, each in enumerate(params) if each.logprobs is not None]
+        logprobs_AV = logits_RV[asking].log_softmax(dim=-1)
         scores_RV = biased(logits_RV, [_bias(row, logits_RV.shape[1]) for row in rows])
         if needs_seen(params):
             scores_RV = penalized_at(scores_RV, params, [self._counts(row) for row in rows])
         if mask_RW is not None:
-            scores_RV = masked(scores_RV, mask_RW)
+            mask_scores(scores_RV, mask_RW)
         uniforms = [
             uniform(row.sequence.request.seed, row.step) if row.params.temperature else 0.0
             for row in rows
         ]
-        return _told(sample(scores_RV, params, uniforms).tolist(), logits_RV, params)
+        ids = sample(scores_RV, params, uniforms).tolist()
+        return _told(ids, asking, logprobs_AV, params)
 
     def forget(self, sequence: Sequence) -> None:
         self._seen.pop(sequence, None)
@@ -122,11 +127,14 @@ def _bias(row: Row, vocab_size: int) -> Mapping[int, float]:
     return bias_of(params, row.step, [id_ for id_ in end_ids if id_ < vocab_size])
 
 
-def masked(scores_RV: Tensor, mask_RW: NDArray[np.int32]) -> Tensor:
-    """Scores of which only the legal tokens' are left."""
-    bits = np.unpackbits(mask_RW.view(np.uint8), axis=1, bitorder="little")
-    is_legal_RV = torch.from_numpy(bits[:, : scores_RV.shape[1]]).to(scores_RV.device).bool()
-    return scores_RV.masked_fill(~is_legal_RV, float("-inf"))
+def mask_scores(scores_RV: Tensor, mask_RW: NDArray[np.int32]) -> None:
+    """Leaves only the legal tokens' scores, in place. Rows without a mask are not touched."""
+    rows = np.flatnonzero((~mask_RW).any(axis=1))
+    bits = np.unpackbits(mask_RW[rows].view(np.uint8), axis=1, bitorder="little")
+    is_legal_MV = torch.from_numpy(bits[:, : scores_RV.shape[1]]).to(scores_RV.device).bool()
+    rows_M = torch.from_numpy(rows).to(scores_RV.device)
+    scores_MV = scores_RV[rows_M].masked_fill_(~is_legal_MV, float("-inf"))
+    scores_RV.index_copy_(0, rows_M, scores_MV)
 
 
 def accepted(sequence: Sequence, drawn: Seq[Token]) -> list[Token]:
@@ -140,17 +148,17 @@ def accepted(sequence: Sequence, drawn: Seq[Token]) -> list[Token]:
     return tokens
 
 
-def _told(ids: list[int], logits_RV: Tensor, params: Seq[SamplingParams]) -> list[Token]:
-    """Tokens with the log-probabilities that are wanted of them: the model's own."""
-    asking = [i for i, row in enumerate(params) if row.logprobs is not None]
+def _told(
+    ids: list[int], asking: list[int], logprobs_AV: Tensor, params: Seq[SamplingParams]
+) -> list[Token]:
+    """Tokens with the log-probabilities that the `asking` rows want of them: the model's own."""
     tokens = [Token(id=id_) for id_ in ids]
     if not asking:
         return tokens
     most = max(params[i].logprobs or 0 for i in asking)
-    logprobs_AV = logits_RV[asking].log_softmax(dim=-1)
-    own_A1 = torch.tensor([[ids[i]] for i in asking], device=logits_RV.device)
+    own_A1 = torch.tensor([[ids[i]] for i in asking], device=logprobs_AV.device)
     own = logprobs_AV.gather(1, own_A1)[:, 0].tolist()
-    best = logprobs_AV.topk(min(most, logits_RV.shape[1]), dim=-1)
+    best = logprobs_AV.topk(min(most, logprobs_AV.shape[1]), dim=-1)
     likeliest = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     for i, logprob, (best_ids, best_logprobs) in zip(asking, own, likeliest, strict=True):
         pairs = list(zip(best_ids, best_logprobs, strict=True))[: params[i].logprobs]

@@ -12,12 +12,15 @@ stops where it does not pay, and where so many sequences share the forward pass 
 left to give.
 """
 
+import logging
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from pharos.serve.engine.request import Sequence
+
+log = logging.getLogger(__name__)
 
 
 class Proposer(Protocol):
@@ -181,24 +184,44 @@ class AdaptiveLength:
 
 
 class Speculation:
-    """What the engine asks after each step: drafts for the sequences of the next one."""
+    """What the engine asks after each step: drafts for the sequences of the next one. No text needs
+    them: a proposer that fails is asked no more."""
 
     def __init__(self, proposer: Proposer, lengths: AdaptiveLength | None = None) -> None:
-        self._proposer = proposer
+        self._proposer: Proposer | None = proposer
         self._lengths = AdaptiveLength() if lengths is None else lengths
 
     def propose(self, sequences: Seq[Sequence]) -> None:
         """Sets their `drafts`, never more than there are tokens left to write."""
+        if self._proposer is None:
+            return
+        try:
+            self._propose(self._proposer, sequences)
+        except Exception as error:
+            self._switch_off(error)
+            for sequence in sequences:
+                sequence.drafts = []
+
+    def forget(self, sequence: Sequence) -> None:
+        self._lengths.forget(sequence)
+        if self._proposer is None:
+            return
+        try:
+            self._proposer.forget(sequence)
+        except Exception as error:
+            self._switch_off(error)
+
+    def _propose(self, proposer: Proposer, sequences: Seq[Sequence]) -> None:
         lengths = self._lengths.lengths(sequences)
         room = [min(*each) for each in zip(lengths, map(_num_left, sequences), strict=True)]
-        proposed = self._proposer.propose(sequences, room)
+        proposed = proposer.propose(sequences, room)
         for sequence, drafts in zip(sequences, proposed, strict=True):
             sequence.drafts = drafts
             self._lengths.note(sequence, drafts)
 
-    def forget(self, sequence: Sequence) -> None:
-        self._proposer.forget(sequence)
-        self._lengths.forget(sequence)
+    def _switch_off(self, error: Exception) -> None:
+        log.error("no more drafts are made: making them has failed", exc_info=error)
+        self._proposer = None
 
 
 def count_right(drafts: Seq[int], tokens: Seq[int]) -> int:

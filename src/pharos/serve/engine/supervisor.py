@@ -66,20 +66,30 @@ class Supervisor:
             raise
 
     async def until_ready(self) -> None:
-        """Returns at once while the engine runs, else when it runs again."""
+        """Returns at once while the engine runs, else when it runs again. Raises ModelError for one
+        that will not: it was not started, or is stopped meanwhile."""
+        self._refuse_stopped()
         await self._is_ready.wait()
+        self._refuse_stopped()
 
     async def stop(self) -> None:
         """Ends the engine after the step that it is at; one whose step takes too long is killed."""
         if self._task is None:
             return
         self._stopping.set()
+        self._is_ready.set()  # whoever waits for it is told
         self.send(Stop())
         _, late = await asyncio.wait([self._task], timeout=LAST_STEP_S)
         if late:
             self._host.kill()
         await self._task
         self._task = None
+        self._is_ready.clear()
+
+    def _refuse_stopped(self) -> None:
+        if self._task is None or self._stopping.is_set():
+            reason = "it was stopped" if self._stopping.is_set() else self.reason
+            raise ModelError(f"the engine does not run: {reason}")
 
     async def _run(self, first: "asyncio.Future[None]") -> None:
         wait_s = self._wait_s
