@@ -105,12 +105,14 @@ def load_under_new_head(
 ) -> tuple[Model, frozenset[str]]:
     """The body of a checkpoint under a head that it may lack, for `labels` if they are given; and
     which of the head's parameters the checkpoint does not have: these begin as random numbers.
-    (BERT's pooler is a part of a classifier's head, and is mostly there.)"""
+    (BERT's pooler is a part of a classifier's head, and is mostly there.) Raises ModelError for a
+    task that the architecture has no head for."""
     folder = find_model(str(name)).path
     body = load_model(name, task="body", dtype=dtype)
     family = family_of(body.config.model_type)
     if labels is not None:
         body.config = replace(body.config, labels=tuple(labels))
+    _check_head(family, task, body.config.model_type)
     with Uninitialized():
         model = family.tasks[task](cast(Body, body)).eval()
     weights = {family.new_name(key): x for key, x in read_weights(folder).items()}
@@ -126,6 +128,27 @@ def load_under_new_head(
     fresh = frozenset(head.keys() - found.keys())
     initialize(model, seed=seed, only=fresh)
     return model, fresh
+
+
+def load_for_task(
+    name: str | Path,
+    task: Task,
+    *,
+    labels: Sequence[str] | None = None,
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+) -> tuple[Model, frozenset[str]]:
+    """Whole, if the checkpoint has the head that is wanted; else its body under a new one, and
+    which parameters are fresh: see `load_under_new_head`."""
+    raw = read_config(find_model(str(name)).path)
+    family = family_of(raw.get("model_type"))
+    before = task_in(raw, family)
+    config = family.config.from_hugging_face(raw)
+    is_same = before == task and (labels is None or config.labels == tuple(labels))
+    is_part = task == "body" or (task == "masked_lm" and before == "pretraining")
+    if is_same or is_part:
+        return load_model(name, task=task, dtype=dtype), frozenset()
+    return load_under_new_head(name, task, labels=labels, dtype=dtype, seed=seed)
 
 
 def _shapes_of(source: Source, weights: Mapping[str, torch.Tensor]) -> list[tuple[int, ...]]:
@@ -175,9 +198,8 @@ def build_model(raw: Mapping[str, Any], task: Task) -> Model:
     """The module that a `config.json` describes, its weights still to be loaded."""
     family = family_of(raw.get("model_type"))
     config = family.config.from_hugging_face(raw)
-    if task != "body" and task not in family.tasks:
-        known = ", ".join(["body", *family.tasks])
-        raise ModelError(f"a {config.model_type} has no head for {task!r}; choose from {known}")
+    if task != "body":
+        _check_head(family, task, config.model_type)
     try:
         with Uninitialized():
             body = family.body(config)
@@ -186,6 +208,12 @@ def build_model(raw: Mapping[str, Any], task: Task) -> Model:
         raise ModelError(
             f"config.json: a network of these sizes cannot be built: {error}"
         ) from error
+
+
+def _check_head(family: Family, task: Task, model_type: str) -> None:
+    if task not in family.tasks:
+        known = ", ".join(["body", *family.tasks])
+        raise ModelError(f"a {model_type} has no head for {task!r}; choose from {known}")
 
 
 def save_model(model: Model, folder: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
