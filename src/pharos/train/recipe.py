@@ -23,8 +23,10 @@ from pharos.models.checkpoint import read_config
 from pharos.models.config import ModelConfig
 from pharos.models.load import family_of
 from pharos.models.resolve import find_model
-from pharos.train.adaptation import read_adaptation
+from pharos.train.adaptation import check_trains_tokens, read_adaptation
+from pharos.train.fresh_config import fresh_config
 from pharos.train.loop_config import LoopConfig
+from pharos.train.model_section import ModelSection
 from pharos.train.objectives import OBJECTIVES
 from pharos.train.objectives.distillation import DistillationKeys
 from pharos.train.optimizers import OptimizerConfig
@@ -34,32 +36,6 @@ from pharos.train.settings import read_settings
 
 DATA_VARIABLE = "PHAROS_DATA"
 DATA_FOLDER = "./data"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelSection:
-    """One of three: `load` goes on from a folder (or a model's name); `config` is the content of a
-    `config.json`, to begin with fresh weights; `student_of` with `layers` begins with every so
-    manieth layer of a folder's model. `dropout` is the share that is dropped everywhere in it
-    (default: as its config says)."""
-
-    load: str | None = None
-    config: Mapping[str, Any] | None = None
-    student_of: str | None = None
-    layers: int | None = None
-    dropout: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; it must be 0 (none) to below 1")
-        given = [key for key in ("load", "config", "student_of") if getattr(self, key) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"{' and '.join(given) or 'nothing'} given; name one of load (a folder), config "
-                "(the content of a config.json) and student_of (a teacher's folder)"
-            )
-        if (self.student_of is None) != (self.layers is None):
-            raise ValueError("student_of and layers belong together: the teacher, and how many")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -261,6 +237,11 @@ class Recipe:
             raise ValueError("merge is for an adapter, and the recipe has none; leave it out")
         if self.adapter is not None and self.model.load is None:
             raise ValueError("an adapter is for a model that has learned already; give model.load")
+        if self.adapter is not None and self.model.freeze:
+            raise ValueError(
+                "model.freeze is for full fine-tuning: of a model with an adapter nothing else is "
+                "trained; leave one of them out"
+            )
 
 
 def read_recipe(raw: Mapping[str, Any]) -> Recipe:
@@ -269,6 +250,7 @@ def read_recipe(raw: Mapping[str, Any]) -> Recipe:
     _check_objective(recipe.objective)
     _check_data(recipe)
     _check_adapter(recipe)
+    _check_new_tokens(recipe)
     _check_lengths(recipe)
     return recipe
 
@@ -280,6 +262,8 @@ def decisive(recipe: Recipe) -> dict[str, str]:
         for key, value in asdict(recipe).items()
         if key not in ("output", "about", "measured", "merge", "sample", "parallel", "device")
     }
+    # What is switched off is not told: checkpoints from before there was such a key go on.
+    told["model"] = {k: v for k, v in told["model"].items() if v is not False and v != ()}
     harmless = HARMLESS - NEGATIVES if recipe.objective["name"] in CONTRASTIVE else HARMLESS
     told["training"] = {k: v for k, v in told["training"].items() if k not in harmless}
     return dict(_flat("", told))
@@ -302,7 +286,7 @@ def data_fingerprint(recipe: Recipe) -> str:
         data = {key: value for key, value in data.items() if key not in NOT_STORED}
         for source in data["sources"].values():
             del source["weight"]
-    begun_with = [recipe.model.load, recipe.model.student_of]
+    begun_with = [recipe.model.load, recipe.model.student_of, *recipe.model.new_tokens]
     told = [data, asdict(recipe.tokenizer), begun_with, recipe.seed]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -377,6 +361,20 @@ def _check_adapter(recipe: Recipe) -> None:
         raise TrainingError("sample cannot write behind a trained prompt; leave it out")
 
 
+def _check_new_tokens(recipe: Recipe) -> None:
+    """Who trains their embeddings, and who else would have to know them."""
+    if not recipe.model.new_tokens:
+        return
+    if recipe.adapter is not None:
+        check_trains_tokens(read_adaptation(recipe.adapter))
+    for key in ("reference", "teacher"):
+        if recipe.objective.get(key) is not None:
+            raise TrainingError(
+                f"objective.{key} is a model without model.new_tokens; learn them with sft first, "
+                "and go on from what came of it"
+            )
+
+
 def _check_lengths(recipe: Recipe) -> None:
     """A sequence must fit the model, where it is known by now how long those may be."""
     data, config = recipe.data, _known_config(recipe.model)
@@ -401,7 +399,7 @@ def _check_lengths(recipe: Recipe) -> None:
 def _known_config(section: ModelSection) -> ModelConfig | None:
     """None for a model that is not on this machine: who loads it tells how it comes here."""
     if section.config is not None:
-        return model_config(section.config)
+        return fresh_config(section.config)
     name = section.load or section.student_of
     assert name is not None
     try:
@@ -413,7 +411,7 @@ def _known_config(section: ModelSection) -> ModelConfig | None:
 
 
 def model_config(raw: Mapping[str, Any]) -> ModelConfig:
-    """The sizes in a recipe. `vocab_size` may be left out: the tokenizer tells it."""
+    """The sizes that a recipe or a folder tells; `vocab_size` may be left out."""
     return family_of(raw.get("model_type")).config.from_hugging_face({"vocab_size": 1, **raw})
 
 
