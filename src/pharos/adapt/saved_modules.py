@@ -9,7 +9,7 @@ from torch import nn
 
 from pharos.adapt.embeddings import embedding_of
 from pharos.adapt.layers import Dequantizes, linear_like, weight_of
-from pharos.adapt.sites import has_ending
+from pharos.adapt.sites import around, has_ending
 from pharos.core.errors import ModelError
 from pharos.models.family import Body, Model
 from pharos.models.weight_map import Source, WeightMap
@@ -74,12 +74,4 @@ def names_outside(model: Model, modules: list[SavedModule]) -> set[str]:
 
 
 def _is_meant(module: SavedModule, wanted: str) -> bool:
-    return all(
-        any(has_ending(around, wanted) for around in _and_around(name)) for name in module.names
-    )
-
-
-def _and_around(name: str) -> list[str]:
-    """A module's name and those of the modules that it is in."""
-    parts = name.split(".")
-    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    return all(any(has_ending(outer, wanted) for outer in around(name)) for name in module.names)

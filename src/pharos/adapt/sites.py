@@ -121,6 +121,12 @@ def has_ending(name: str, ending: str) -> bool:
     return name == ending or name.endswith(f".{ending}")
 
 
+def around(name: str) -> list[str]:
+    """A name, behind those of the modules that it is in."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
 def in_short(chosen: Collection[Site], sites: Sites) -> list[str]:
     """The shortest endings of names that mean these sites and no others."""
     names = {site.theirs for site in chosen}

@@ -170,7 +170,7 @@ class Renderer:
             f"{name} ends the assistant's turn with {self._shown(tokens.ids[first:last])[-20:]!r}, "
             "in which no special token of the tokenizer is the last, so no end could be learned; "
             "take a template whose tokens the tokenizer has (alpaca and mistral need only eos), or "
-            "add them to the tokenizer"
+            "name them as model.new_tokens, and the model learns them"
         )
 
     def _last_of(

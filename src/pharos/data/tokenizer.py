@@ -13,7 +13,7 @@ A chat template is a matter of its own: see `data.chat_template`.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -201,6 +201,21 @@ class Tokenizer:
             return self.backend.encode(text, add_special_tokens=add_special_tokens)
         except BaseException as error:
             raise library_error("the tokenizer cannot encode this text", error) from error
+
+    def with_special_tokens(self, tokens: Sequence[str]) -> Self:
+        """Another one that knows these too, with the next ids: each is a token by itself wherever a
+        text has it. Raises ModelError for one that is there already."""
+        if not tokens:
+            return self
+        known = self.vocabulary()
+        for token in tokens:
+            if token in known:
+                raise ModelError(
+                    f"the tokenizer has the token {token!r} already; leave it out of the new ones"
+                )
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        backend.add_special_tokens(list(tokens))
+        return replace(self, backend=backend)
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`, which

@@ -5,7 +5,7 @@ saved, in PEFT's files.
     adapter: {method: lora, r: 16, lora_alpha: 32, begin_from: runs/reader/adapter}
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,7 @@ class Adaptation:
 
 
 def read_adaptation(raw: Mapping[str, Any]) -> Adaptation:
-    """Raises TrainingError for a method or a key that there is none of, and where there is no
-    adapter to begin from."""
+    """Raises TrainingError for a method or a key that there is none of."""
     keys = {key: value for key, value in raw.items() if key not in ("method", "begin_from")}
     method, beginning = str(raw.get("method")), raw.get("begin_from")
     if method not in METHODS:
@@ -62,12 +61,43 @@ def read_adaptation(raw: Mapping[str, Any]) -> Adaptation:
         assert isinstance(config, LoraConfig)
         config = replace(config, use_dora=True)
     folder = None if beginning is None else Path(str(beginning)).expanduser()
+    return Adaptation(config=config, on_nf4=method == "qlora", begin_from=folder)
+
+
+def check_beginning(adaptation: Adaptation) -> None:
+    """Raises TrainingError where there is no adapter to begin from."""
+    folder = adaptation.begin_from
     if folder is not None and not (folder / CONFIG_FILE).is_file():
         raise TrainingError(
             f"adapter.begin_from: there is no adapter in {folder} (it has no {CONFIG_FILE}); train "
             "that one first, or leave begin_from out"
         )
-    return Adaptation(config=config, on_nf4=method == "qlora", begin_from=folder)
+
+
+def check_trains_tokens(adaptation: Adaptation) -> None:
+    """Raises TrainingError for an adapter that has no embeddings of tokens."""
+    if not isinstance(adaptation.config, LoraConfig):
+        raise TrainingError(
+            "adapter.method cannot learn the embeddings of model.new_tokens; choose lora, dora or "
+            "qlora"
+        )
+
+
+def with_new_tokens(adaptation: Adaptation, model: Model, ids: Sequence[int]) -> Adaptation:
+    """The embeddings of these tokens are trained and saved too. Raises TrainingError where the head
+    has other rows for them, which nothing would train."""
+    config = adaptation.config
+    if not ids or not isinstance(config, LoraConfig):
+        return adaptation
+    targets = config.target_modules if isinstance(config.target_modules, tuple) else ()
+    has_head = getattr(model, "lm_head", None) is not None
+    if has_head and "lm_head" not in (*targets, *(config.modules_to_save or ())):
+        raise TrainingError(
+            "the model's head has rows of its own for model.new_tokens, which nothing would train; "
+            "give adapter.modules_to_save: [lm_head]"
+        )
+    tokens = (*config.trainable_token_indices, *ids)
+    return replace(adaptation, config=replace(config, trainable_token_indices=tokens))
 
 
 def adapt(model: Model, adaptation: Adaptation, *, compute: torch.dtype, seed: int) -> Adapters:

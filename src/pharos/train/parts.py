@@ -124,7 +124,13 @@ def _with_pairs(recipe: Recipe, data: RecordData, say: Say) -> RecordData:
 
 
 def _tokenizer(recipe: Recipe, preparation: Preparation | None) -> Tokenizer:
-    """As the recipe tells; else the one beside the weights that the run begins with."""
+    """As the recipe tells, else the one beside the weights that the run begins with; with the new
+    tokens."""
+    found = _loaded_or_trained(recipe, preparation)
+    return found.with_special_tokens(recipe.model.new_tokens)
+
+
+def _loaded_or_trained(recipe: Recipe, preparation: Preparation | None) -> Tokenizer:
     section = recipe.tokenizer
     if section.train is not None:
         if preparation is None:

@@ -25,16 +25,20 @@ from pharos.adapt import Adapters, save_adapter
 from pharos.core.errors import TrainingError
 from pharos.data.rows import Rows
 from pharos.data.tokenizer import Tokenizer
-from pharos.models.checkpoint import read_config
 from pharos.models.describe import describe
 from pharos.models.dropout import set_dropout
 from pharos.models.family import Body, Model, Task
 from pharos.models.heads import CausalLM
 from pharos.models.load import new_model
-from pharos.models.resolve import find_model
 from pharos.train.activation_checkpoint import checkpoint_activations
-from pharos.train.adaptation import AdapterRunner, adapt, check_all_saved, read_adaptation
-from pharos.train.checkpoint import Checkpoints, save_module
+from pharos.train.adaptation import (
+    AdapterRunner,
+    adapt,
+    check_all_saved,
+    read_adaptation,
+    with_new_tokens,
+)
+from pharos.train.checkpoint import save_module
 from pharos.train.events import Observer
 from pharos.train.loader import Loader
 from pharos.train.loop import Trainer
@@ -42,7 +46,6 @@ from pharos.train.loop_config import DTYPES
 from pharos.train.merged_folder import write_merged
 from pharos.train.metrics_log import METRICS_FILE, MetricsLog, read_metrics
 from pharos.train.objective import Batch
-from pharos.train.objectives import OBJECTIVES
 from pharos.train.objectives.contrastive import InfoNCE, SigmoidPairs
 from pharos.train.optimizers import make_optimizer
 from pharos.train.parallel import (
@@ -60,13 +63,13 @@ from pharos.train.recipe import (
     Recipe,
     TextData,
     decisive,
-    model_config,
 )
 from pharos.train.report import write_report
 from pharos.train.rl.actor_critic import ActorCritic
 from pharos.train.rl.on_policy import OnPolicy
 from pharos.train.rl.ppo import PPO
 from pharos.train.rl.rollouts import Rollouts
+from pharos.train.run_checks import check_run, num_micro_batches
 from pharos.train.runner import PipelinedRunner, Runner, ShardedRunner, StepRunner
 from pharos.train.samples import Sampler
 from pharos.train.schedules import Schedule
@@ -113,11 +116,12 @@ class Run:
         self.output = Path(recipe.output)
         self.is_first = ranks.is_first
         self.parallel = recipe.parallel or ParallelConfig(data=ranks.processes)
-        self._check(resume)
+        check_run(recipe, self.parallel, world=ranks.processes, resume=resume)
         torch.manual_seed(recipe.seed)
         parts = Parts.of(recipe, say, self._first_alone)
         self.data, self.tokenizer, self.chat = parts.data, parts.tokenizer, parts.chat
         self.objective = parts.objective
+        new_ids = [parts.tokenizer.vocabulary()[token] for token in recipe.model.new_tokens]
         self.network = first_model(
             recipe.model,
             parts.task,
@@ -125,6 +129,7 @@ class Run:
             labels=parts.data.labels,
             special_ids=special_ids_of(parts.tokenizer),
             seed=recipe.seed,
+            new_ids=new_ids,
             is_frozen=recipe.adapter is not None,
         )
         if recipe.model.dropout is not None:
@@ -132,9 +137,9 @@ class Run:
         self._check_model(self.network, parts.task)
         self.task = parts.task
         # Of a frozen weight there is no gradient: two passes over it, not three.
-        passes = 3 if recipe.adapter is None else 2
+        passes = 3 if recipe.adapter is None and not recipe.model.freeze else 2
         self.flops_per_token = passes * flops_per_token(self.network, parts.task, recipe)
-        self.adapters = self._adapters()
+        self.adapters = self._adapters(new_ids)
         self.model: nn.Module = self.network
         if isinstance(parts.objective, PPO):
             self.model = ActorCritic(cast(CausalLM, self.network))
@@ -184,48 +189,7 @@ class Run:
         """The folder that the trained model, or its adapter, is written to in the end."""
         return self.output / (MODEL_FOLDER if self.adapters is None else ADAPTER_FOLDER)
 
-    # -- before anything is loaded
-
-    def _check(self, resume: bool) -> None:
-        recipe, config = self.recipe, self.recipe.training
-        config.micro_batch(self.parallel.rows)
-        Schedule(recipe.schedule, steps=config.steps)
-        section, name = recipe.model, str(recipe.objective["name"])
-        folder = section.load or section.student_of
-        raw = section.config if folder is None else read_config(find_model(folder).path)
-        assert raw is not None, "a section has one of three"
-        task = getattr(OBJECTIVES[name].build, "task", name) if name in OBJECTIVES else name
-        check_parallel(
-            self.parallel,
-            world=self.ranks.processes,
-            model=model_config(raw),
-            task=task if isinstance(task, str) else name,
-            num_micro_batches=self._num_micro_batches(),
-        )
-        is_whole = self.parallel.world == self.parallel.data
-        for key in ("ema", "compile"):
-            if getattr(config, key) and not is_whole:
-                raise TrainingError(
-                    f"training.{key} is for models that each process has whole; leave it out, or "
-                    "set parallel.shard, tensor, pipeline and expert to 1"
-                )
-        if recipe.adapter is not None and not is_whole:
-            raise TrainingError(
-                "an adapter is trained where each process has the whole model; leave adapter out, "
-                "or set parallel.shard, tensor, pipeline and expert to 1"
-            )
-        if recipe.objective.get("load_balancing") and self.parallel.pipeline > 1:
-            raise TrainingError(
-                "objective.load_balancing needs the routers of all layers, and a pipeline's last "
-                "stage has only its own; leave it out, or set parallel.pipeline to 1"
-            )
-        if config.precision == "fp16" and self.parallel.pipeline > 1:
-            raise TrainingError("training.precision fp16 has no pipeline; choose bf16")
-        if not resume and Checkpoints(self.output / "checkpoints", config.keep).steps():
-            raise TrainingError(
-                f"{self.output} holds a run already; go on with --resume, name another output, or "
-                "remove it"
-            )
+    # -- the parts
 
     def _check_model(self, network: Model, task: Task) -> None:
         check_vocabulary(network, self.tokenizer.vocab_size)
@@ -234,26 +198,20 @@ class Run:
             world=self.ranks.processes,
             model=network.config,
             task=task,
-            num_micro_batches=self._num_micro_batches(),
+            num_micro_batches=num_micro_batches(self.recipe, self.parallel),
         )
 
-    def _num_micro_batches(self) -> int:
-        config = self.recipe.training
-        micro = config.micro_batch(self.parallel.rows)
-        return config.batch_size // (micro * self.parallel.rows)
-
-    # -- the parts
-
-    def _adapters(self) -> Adapters | None:
-        recipe = self.recipe
+    def _adapters(self, new_ids: Sequence[int]) -> Adapters | None:
+        recipe, precision = self.recipe, self.recipe.training.precision
         if recipe.adapter is None:
             return None
-        return adapt(
-            self.network,
-            read_adaptation(recipe.adapter),
-            compute=DTYPES[recipe.training.precision],
-            seed=recipe.seed,
-        )
+        adaptation = with_new_tokens(read_adaptation(recipe.adapter), self.network, new_ids)
+        if adaptation.on_nf4 and precision == "fp32":
+            self.say(
+                "qlora computes in float32, as training.precision says; bf16 is what QLoRA is "
+                "known with"
+            )
+        return adapt(self.network, adaptation, compute=DTYPES[precision], seed=recipe.seed)
 
     def _trainer(self) -> Trainer:
         recipe, config = self.recipe, self.recipe.training

@@ -5,19 +5,14 @@ from typing import Any
 
 import torch
 
+from pharos.adapt import grow_vocabulary, untie_embeddings
+from pharos.adapt.vocabulary import body_of
 from pharos.core.errors import TrainingError
-from pharos.models.checkpoint import read_config
 from pharos.models.family import Model, Task
-from pharos.models.load import (
-    family_of,
-    load_model,
-    load_under_new_head,
-    new_model,
-    task_in,
-)
-from pharos.models.resolve import find_model
+from pharos.models.load import load_for_task, load_model, new_model
+from pharos.train.freezing import freeze
+from pharos.train.model_section import ModelSection
 from pharos.train.objectives.student import student_of
-from pharos.train.recipe import ModelSection
 
 
 def first_model(
@@ -28,22 +23,70 @@ def first_model(
     labels: Sequence[str] | None,
     special_ids: Mapping[str, int | None],
     seed: int,
+    new_ids: Sequence[int] = (),
     is_frozen: bool = False,
 ) -> Model:
-    """A model with a head for `task`, every parameter in float32 and to be trained; one that an
-    adapter is for, `is_frozen`, as it is stored. `special_ids` (`bos_token_id`, …) and
-    `vocab_size` complete a config that does not tell them."""
+    """A model with a head for `task`, every parameter in float32 and to be trained, but for what
+    the section freezes; one that an adapter is for, `is_frozen`, as it is stored. `special_ids`
+    (`bos_token_id`, …) and `vocab_size` complete a config that does not tell them; `new_ids` are
+    those of the section's new tokens."""
+    if section.config is not None or section.student_of is not None:
+        model = _fresh(section, task, vocab_size, labels, special_ids, seed)
+    else:
+        assert section.load is not None
+        dtype = None if is_frozen else torch.float32
+        model = load_for_task(section.load, task, labels=labels, dtype=dtype, seed=seed)[0]
+        if section.untie_embeddings:
+            _untie(model)
+        if new_ids:
+            _make_room(model, new_ids)
+        model = model if is_frozen else trainable(model)
+    if section.freeze:
+        freeze(model, section.freeze)
+        _check_learned(model, new_ids)
+    return model
+
+
+def _fresh(
+    section: ModelSection,
+    task: Task,
+    vocab_size: int,
+    labels: Sequence[str] | None,
+    special_ids: Mapping[str, int | None],
+    seed: int,
+) -> Model:
+    """With weights that were drawn, or with some of a teacher's layers."""
     if section.config is not None:
         raw = _completed(section.config, vocab_size, labels, special_ids)
         return new_model(raw, task, seed=seed)
-    if section.student_of is not None:
-        assert section.layers is not None
-        teacher = load_model(section.student_of, task=task, dtype=torch.float32)
-        return trainable(student_of(teacher, section.layers))
-    assert section.load is not None
-    if is_frozen:
-        return _loaded(section.load, task, labels, seed, dtype=None)
-    return trainable(_loaded(section.load, task, labels, seed, dtype=torch.float32))
+    assert section.student_of is not None
+    assert section.layers is not None
+    teacher = load_model(section.student_of, task=task, dtype=torch.float32)
+    return trainable(student_of(teacher, section.layers))
+
+
+def _untie(model: Model) -> None:
+    untie_embeddings(model)
+    if getattr(model, "lm_head", None) is None:
+        raise TrainingError(
+            f"a {type(model).__name__} has no head over its embedding; leave out "
+            "model.untie_embeddings"
+        )
+
+
+def _make_room(model: Model, new_ids: Sequence[int]) -> None:
+    """Many models have more rows than their tokenizers have tokens: those are taken first."""
+    missing = max(new_ids) + 1 - model.config.vocab_size
+    if missing > 0:
+        grow_vocabulary(model, missing)
+
+
+def _check_learned(model: Model, new_ids: Sequence[int]) -> None:
+    if new_ids and not body_of(model).embedding.weight.requires_grad:
+        raise TrainingError(
+            "model.freeze has the embedding, in which model.new_tokens are to be learned; leave it "
+            "out"
+        )
 
 
 def trainable(model: Model) -> Model:
@@ -67,20 +110,6 @@ def _completed(
             "tokens; make it at least that, or leave it out"
         )
     return raw | _labelled(labels)
-
-
-def _loaded(
-    name: str, task: Task, labels: Sequence[str] | None, seed: int, *, dtype: torch.dtype | None
-) -> Model:
-    """Whole, if the checkpoint has the head that is wanted; else its body under a new head, parts
-    of which it may have (a pooler)."""
-    raw = read_config(find_model(name).path)
-    family = family_of(raw.get("model_type"))
-    config = family.config.from_hugging_face(raw)
-    is_same = task_in(raw, family) == task and (labels is None or config.labels == tuple(labels))
-    if is_same or (task == "masked_lm" and task_in(raw, family) == "pretraining"):
-        return load_model(name, task=task, dtype=dtype)
-    return load_under_new_head(name, task, labels=labels, dtype=dtype, seed=seed)[0]
 
 
 def _labelled(labels: Sequence[str] | None) -> dict[str, Any]:

@@ -65,7 +65,8 @@ def check_vocabulary(model: Model, num_tokens: int) -> None:
     if num_tokens > size:
         raise TrainingError(
             f"the tokenizer has {num_tokens} tokens and the model {size}; make the model's "
-            f"vocab_size at least {num_tokens}, or take the tokenizer that the model came with"
+            f"vocab_size at least {num_tokens}, or take the tokenizer that the model came with, "
+            "and name what that lacks as model.new_tokens"
         )
 
 
