@@ -22,7 +22,7 @@ from pharos.adapt.sites import in_short
 from pharos.core.errors import ModelError
 from pharos.core.json_files import read_object
 from pharos.models.family import Model, Task
-from pharos.models.load import family_of
+from pharos.models.load import family_of, task_of
 
 CONFIG_FILE = "adapter_config.json"
 MAX_CONFIG_BYTES = 4_000_000
@@ -148,14 +148,9 @@ def shared_config(model: Model, base_model: str | None) -> dict[str, Any]:
     """What is told of the model."""
     return {
         "base_model_name_or_path": base_model,
-        "task_type": TASK_TYPES.get(_task_of(model)),
+        "task_type": TASK_TYPES.get(task_of(model, family_of(model.config.model_type))),
         "inference_mode": True,
     }
-
-
-def _task_of(model: Model) -> Task:
-    tasks = family_of(model.config.model_type).tasks
-    return next((task for task, head in tasks.items() if type(model) is head), "body")
 
 
 def own_config(

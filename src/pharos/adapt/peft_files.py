@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pharos.adapt.adapters import DEFAULT, Adapters
@@ -33,14 +31,18 @@ from pharos.adapt.peft_config import (
 from pharos.adapt.saved_modules import modules_of
 from pharos.adapt.sites import Site
 from pharos.adapt.vocabulary import is_tied
+from pharos.adapt.weights_file import (
+    WEIGHTS_FILE,
+    TrainedOn,
+    read_tensors,
+    read_trained_on,
+    write_tensors,
+)
 from pharos.core.errors import ModelError
-from pharos.core.json_files import check_size, write_object
+from pharos.core.json_files import write_object
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-MAX_WEIGHTS_BYTES = 1 << 38
 PROMPT_KEY = "prompt_embeddings"
 TOKENS = ".token_adapter.trainable_tokens_delta"
-QUANTIZED_KEY = "pharos_quantized_base"
 
 
 def save_adapter(
@@ -61,9 +63,7 @@ def save_adapter(
         for key, tensor in _with_head(adapters, part.tensors()).items()
     }
     weights = folder / f"{WEIGHTS_FILE}.part"
-    is_quantized = any(isinstance(module, Dequantizes) for module in adapters.model.modules())
-    metadata = {"format": "pt"} | ({QUANTIZED_KEY: "nf4"} if is_quantized else {})
-    save_file(tensors, weights, metadata=metadata)
+    write_tensors(weights, tensors, TrainedOn.of(adapters.model))
     weights.chmod((folder.stat().st_mode & 0o666) | 0o600)  # safetensors writes for the owner only
     write_object(folder / f"{CONFIG_FILE}.part", raw)
     weights.replace(folder / WEIGHTS_FILE)
@@ -74,8 +74,7 @@ def load_adapter(adapters: Adapters, folder: str | Path, name: str = DEFAULT) ->
     """An adapter from its folder, which becomes the active one. Raises ModelError for one that does
     not fit, before anything of the model is touched."""
     folder = Path(folder)
-    raw = read_adapter_config(folder)
-    tensors = _without_prefix(raw, read_tensors(folder))
+    raw, tensors = read_adapter_config(folder), tensors_of(folder)
     try:
         _Loading(adapters, raw, tensors).run(name)
     except ModelError as error:
@@ -89,7 +88,7 @@ def restore_adapter(adapters: Adapters, folder: str | Path, name: str = DEFAULT)
     stay the same tensors, so an optimizer goes on with them. Raises ModelError for the files of
     another adapter."""
     folder = Path(folder)
-    _fill(adapters.parts(name), read_adapter_config(folder), folder)
+    _fill(adapters.parts(name), folder)
 
 
 def begin_from(adapters: Adapters, folder: str | Path, name: str = DEFAULT) -> None:
@@ -101,11 +100,11 @@ def begin_from(adapters: Adapters, folder: str | Path, name: str = DEFAULT) -> N
     found, wanted = (_scale_of(config) for config in (read_config(raw), adapters.configs[name]))
     if found != wanted:
         raise ModelError(f"{folder} has {found}, and what shall begin as it {wanted}")
-    _fill([part for part in adapters.parts(name) if not isinstance(part, SavedCopy)], raw, folder)
+    _fill([part for part in adapters.parts(name) if not isinstance(part, SavedCopy)], folder)
 
 
-def _fill(parts: Collection[Part], raw: Mapping[str, Any], folder: Path) -> None:
-    tensors = _without_prefix(raw, read_tensors(folder))
+def _fill(parts: Collection[Part], folder: Path) -> None:
+    tensors = tensors_of(folder)
     wanted = {key: tensor.shape for part in parts for key, tensor in part.tensors().items()}
     for key, shape in wanted.items():
         if key not in tensors or tensors[key].shape != shape:
@@ -122,38 +121,15 @@ def _scale_of(config: AdapterConfig) -> str:
     return ", ".join(f"{key} {getattr(config, key)}" for key in keys)
 
 
-def _without_prefix(raw: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    prefix = _prefix(raw["peft_type"])
-    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
-
-
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    path = _weights_of(folder)
-    try:
-        return load_file(path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
-
-
-def _weights_of(folder: Path) -> Path:
-    path = folder / WEIGHTS_FILE
-    if not path.is_file() and (folder / "adapter_model.bin").is_file():
-        raise ModelError(
-            f"{folder / 'adapter_model.bin'} is a pickle, which can run any code when it is read; "
-            "convert it to safetensors where you trust it"
-        )
-    check_size(path, MAX_WEIGHTS_BYTES)
-    return path
+def tensors_of(folder: Path) -> dict[str, Tensor]:
+    """What an adapter's folder holds, by the names that the checkpoint of its model has."""
+    prefix = _prefix(read_adapter_config(folder)["peft_type"])
+    return {key.removeprefix(prefix): tensor for key, tensor in read_tensors(folder).items()}
 
 
 def needs_quantized_base(folder: Path) -> bool:
     """Whether the adapter was trained on an NF4 base: that is the base to merge it into."""
-    path = _weights_of(folder)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return QUANTIZED_KEY in (file.metadata() or {})
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
+    return read_trained_on(folder).quantization == "nf4"
 
 
 def most_token_id(folder: Path) -> int:

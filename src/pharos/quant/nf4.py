@@ -13,7 +13,7 @@ Shapes: N rows, I inputs, O outputs.
 import json
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +40,10 @@ SKIPPED = ("router",)
 
 class Nf4Linear(nn.Module):
     """A frozen linear in four bits. `weight` holds its bytes, `absmax` the magnitudes of its blocks
-    (in eight bits with `double_quantize`). Gradients flow through to the input."""
+    (in eight bits with `double_quantize`). Gradients flow through to the input. `quantization` is
+    what an adapter's file says of its base."""
 
+    quantization: ClassVar[str] = "nf4"
     absmax: Tensor
     nested_absmax: Tensor | None
     offset: Tensor | None

@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 
 from pharos.adapt import Adapters, load_adapter
-from pharos.adapt.layers import SavedCopy
+from pharos.adapt.base_model import check_head, saved_names
 from pharos.core.errors import ModelError
 from pharos.models.checkpoint import WEIGHTS_FILE, sha256_of, verify_sha256
 from pharos.models.encoder import PackedEncoder
@@ -116,11 +116,10 @@ class SharedEncoder:
         by_lane: dict[str, list[int]] = defaultdict(list)
         for i, row in enumerate(rows):
             by_lane[row.lane].append(i)
-        room = self._side_by_side.room(sum(len(row.ids) for row in rows))
         batches = [
             [numbers[i] for i in batch]
             for numbers in by_lane.values()
-            for batch in plan_batches([len(rows[i].ids) for i in numbers], room)
+            for batch in self._planned([len(rows[i].ids) for i in numbers])
         ]
         results = self._side_by_side.map(
             lambda batch: self._run_batch([rows[i] for i in batch]), batches
@@ -129,6 +128,9 @@ class SharedEncoder:
         for batch, outputs in zip(batches, results, strict=True):
             found |= zip(batch, outputs, strict=True)
         return [found[i] for i in range(len(rows))]
+
+    def _planned(self, lengths: Sequence[int]) -> list[list[int]]:
+        return plan_batches(lengths, self._side_by_side.num_batches(sum(lengths)))
 
     @torch.inference_mode()
     def _run_batch(self, rows: Sequence[Row]) -> Sequence[NDArray[np.float32]]:
@@ -186,17 +188,12 @@ def merged_head(base: Path, folder: Path, task: HeadTask, labels: Sequence[str])
 
 def _check_saved(adapters: Adapters, fresh: Collection[str], folder: Path) -> None:
     """Of what is saved whole: all that the base does not have, and nothing of its body."""
-    copies = [part for part in adapters.parts() if isinstance(part, SavedCopy)]
-    saved = {name for copy in copies for name in copy.tensors()}
+    check_head(adapters, fresh, folder)
+    saved = saved_names(adapters)
     for ours, source in adapters.weight_map.items():
         for name in source.names:
             if ours.startswith("body.") and name in saved:
                 raise ModelError(f"{folder} replaces {name}, which all specialists share")
-            if ours in fresh and name not in saved:
-                raise ModelError(
-                    f"{folder} lacks {name}, a part of its head; train it without "
-                    "modules_to_save, which saves the whole head"
-                )
 
 
 def pack_rows(rows: Sequence[Row], device: torch.device) -> Packed:
