@@ -25,6 +25,7 @@ from pharos.cli.library import library
 from pharos.cli.merge import merge
 from pharos.cli.models import models
 from pharos.cli.plan import plan
+from pharos.cli.route import route
 from pharos.cli.search import search
 from pharos.cli.serve import serve
 from pharos.cli.tokenizer import tokenizer
@@ -41,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, ingest, search, generate, chat, serve, train):
+for command in (ask, ingest, search, generate, chat, serve, train, route):
     app.command()(command)
 app.add_typer(library)
 app.add_typer(models)

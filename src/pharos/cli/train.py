@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pharos.cli.options import JsonOption
+from pharos.cli.route import train_routes
 
 if TYPE_CHECKING:
     from pharos.train.events import Observer
@@ -45,14 +46,25 @@ def train(
     Ctrl-C writes a checkpoint and ends the run; --resume goes on from it, exactly. Everything of a
     run is under its output: checkpoints/, model/ (the result), metrics.jsonl, recipe.yaml and
     report.html.
+
+    A recipe with `routes` makes a router, in seconds: see `pharos route`.
     """
     from pharos.cli.terminal import note, print_json, shown_path
-    from pharos.train.run import open_run
 
     if preview and (resume or tensorboard):
         other = "--resume" if resume else "--tensorboard"
         raise typer.BadParameter(f"--preview trains nothing: leave out {other}, or --preview")
-    told = read_recipe_file(recipe, overrides or [])
+    raw = read_yaml(recipe, overrides or [])
+    if "routes" in raw:
+        if preview or resume or tensorboard:
+            raise typer.BadParameter("a router trains in seconds: give no other option than --json")
+        train_routes(raw, as_json=as_json)
+        return
+
+    from pharos.train.recipe import read_recipe
+    from pharos.train.run import open_run
+
+    told = read_recipe(raw)
     if preview:
         show_preview(told, as_json)
         return
@@ -78,8 +90,14 @@ def train(
 def read_recipe_file(path: Path, overrides: list[str]) -> "Recipe":
     """The recipe in a YAML file, with `key=value` overrides. Raises TrainingError naming what is
     wrong with it."""
-    from pharos.core import TrainingError
     from pharos.train.recipe import read_recipe
+
+    return read_recipe(read_yaml(path, overrides))
+
+
+def read_yaml(path: Path, overrides: list[str]) -> dict[str, Any]:
+    """Its keys and values, with `key=value` overrides. Raises TrainingError if it has none."""
+    from pharos.core import TrainingError
     from pharos.train.settings import override
 
     raw = _yaml(path.read_text(encoding="utf-8"), str(path))
@@ -90,7 +108,7 @@ def read_recipe_file(path: Path, overrides: list[str]) -> "Recipe":
         if not equals or not key:
             raise typer.BadParameter(f"{assignment!r} is not KEY=VALUE, training.steps=100 say")
         override(raw, key, _yaml(value, assignment))
-    return read_recipe(raw)
+    return raw
 
 
 def write_recipe(recipe: "Recipe", output: Path) -> None:

@@ -45,7 +45,7 @@ from pharos.specialists.scope import (
 CONFIG_FILE, WEIGHTS_FILE = "router.json", "router.safetensors"
 PENALTY = 0.1
 """Divided by the number of examples: the ridge of the regression."""
-SCOPE_TENSORS = ("examples_ED", "means_CD", "center_D", "of_class_DD", "of_all_DD")
+SCOPE_TENSORS = ("examples_ED", "white_CD", "center_D", "of_class_DD", "of_all_DD")
 TEMPERATURES = np.geomspace(0.5, 5.0, 31)
 ELSEWHERE = (
     "what will the weather be like in oslo tomorrow",
@@ -152,8 +152,9 @@ class Router:
             for row, inside in zip(log_p, in_scope, strict=True)
         ]
 
-    def save(self, folder: str | Path) -> None:
-        """`router.json` and `router.safetensors`; the examples' texts are not kept."""
+    def save(self, folder: str | Path, *, base: str | None = None) -> None:
+        """`router.json` and `router.safetensors`; the examples' texts are not kept. `base` is the
+        encoder's name, or folder, for whoever opens the folder alone (`router_recipe`)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, NDArray[Any]] = {
@@ -164,6 +165,7 @@ class Router:
         save_file(tensors, folder / WEIGHTS_FILE)
         config = {
             "encoder": self._embedder.name,
+            "base": base,
             "intents": list(self.intents),
             "in_scope": asdict(self._in_scope),
             "threshold": self._threshold,

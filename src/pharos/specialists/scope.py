@@ -38,10 +38,11 @@ Labels = NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Scope:
-    """`of_class` and `of_all` turn differences into ones whose length is the distance."""
+    """`of_class` and `of_all` turn differences into ones whose length is the distance; `white` are
+    the means of the classes, turned by `of_class`."""
 
     examples_ED: Vectors
-    means_CD: Vectors
+    white_CD: Vectors
     center_D: Vectors
     of_class_DD: Vectors
     of_all_DD: Vectors
@@ -50,19 +51,20 @@ class Scope:
     def fit(cls, x_ED: Vectors, label_E: Labels, num_classes: int) -> "Scope":
         means_CD = np.stack([x_ED[label_E == c].mean(axis=0) for c in range(num_classes)])
         center_D = x_ED.mean(axis=0)
+        of_class_DD = whitening(x_ED - means_CD[label_E], len(x_ED) - num_classes)
         return cls(
             examples_ED=x_ED,
-            means_CD=means_CD,
+            white_CD=means_CD @ of_class_DD,
             center_D=center_D,
-            of_class_DD=whitening(x_ED - means_CD[label_E], len(x_ED) - num_classes),
+            of_class_DD=of_class_DD,
             of_all_DD=whitening(x_ED - center_D, len(x_ED) - 1),
         )
 
     def signs(self, x_ND: Vectors) -> Array:
         """`[N, 2]`, in the order of SIGNS."""
-        x_white, means_white = x_ND @ self.of_class_DD, self.means_CD @ self.of_class_DD
-        to_each = ((x_white**2).sum(axis=1)[:, None] - 2.0 * x_white @ means_white.T) + (
-            means_white**2
+        x_white = x_ND @ self.of_class_DD
+        to_each = ((x_white**2).sum(axis=1)[:, None] - 2.0 * x_white @ self.white_CD.T) + (
+            self.white_CD**2
         ).sum(axis=1)
         to_class = to_each.min(axis=1)
         to_all = (((x_ND - self.center_D) @ self.of_all_DD) ** 2).sum(axis=1)
