@@ -320,6 +320,11 @@ def test_pairs_come_from_the_same_formats(objective: str, folder: Path, tmp_path
         ),
         ({"adapter": {"method": "lora", "r": 0}}, "adapter: r is 0; it must be at least 1"),
         ({"model": {"config": LLAMA}, "adapter": {"method": "lora"}}, "give model.load"),
+        (
+            {"adapter": ADAPTERS["bottleneck"], "merge": True},
+            "bottleneck trains what no weight of the model can hold",
+        ),
+        ({"adapter": ADAPTERS["prompt_tuning"], "merge": True}, "set merge to false"),
         ({"data": {"template": "chatmm"}}, "data.template is 'chatmm', which is neither a file"),
         ({"data": {"template": None}}, "a conversation needs a chat template"),
         ({"data": {"format": "alpaca"}}, "record 0 has no instruction, output, which alpaca needs"),

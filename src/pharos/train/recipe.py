@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pharos.adapt import PromptTuningConfig
+from pharos.adapt import LoraConfig, PromptTuningConfig
 from pharos.core.errors import ModelError, TrainingError
 from pharos.data.formats import FormatName
 from pharos.data.text_sources import Division
@@ -345,6 +345,11 @@ def _check_adapter(recipe: Recipe) -> None:
     if recipe.adapter is None:
         return
     adaptation = read_adaptation(recipe.adapter)
+    if recipe.merge and not isinstance(adaptation.config, LoraConfig):
+        raise TrainingError(
+            f"adapter.method {recipe.adapter['method']} trains what no weight of the model can "
+            "hold, so it cannot be merged; set merge to false, or choose lora"
+        )
     if not isinstance(adaptation.config, PromptTuningConfig):
         return
     if recipe.objective["name"] != "sft":
