@@ -76,6 +76,7 @@ def load_adapter(adapters: Adapters, folder: str | Path, name: str = DEFAULT) ->
     folder = Path(folder)
     raw, tensors = read_adapter_config(folder), tensors_of(folder)
     try:
+        _check_head(adapters, folder, tensors)
         _Loading(adapters, raw, tensors).run(name)
     except ModelError as error:
         base = raw.get("base_model_name_or_path")
@@ -111,6 +112,19 @@ def _fill(parts: Collection[Part], folder: Path) -> None:
             raise ModelError(f"{folder / WEIGHTS_FILE} has no {key} of {tuple(shape)}")
     for part in parts:
         part.load(tensors)
+
+
+def _check_head(adapters: Adapters, folder: Path, names: Collection[str]) -> None:
+    """Raises ModelError for an adapter that knows the head apart from the embedding, where both are
+    one weight."""
+    copies = adapters.head_copies
+    heads = tuple(copy.removesuffix("weight") for copy in copies)
+    is_apart = any(name.startswith(heads) and copies.get(name) not in names for name in names)
+    if is_tied(adapters.model) and (is_apart or read_trained_on(folder).has_own_head):
+        raise ModelError(
+            "it was trained with a head apart from the embedding, and here both are one weight; "
+            "call untie_embeddings(model) first, or merge with --untie"
+        )
 
 
 def _scale_of(config: AdapterConfig) -> str:

@@ -79,7 +79,7 @@ class Plan:
             raise ModelError(
                 f"trainable_token_indices (…, {', '.join(map(str, sorted(ids)[-3:]))}) must be "
                 f"different ids below {size}, the size of the vocabulary; for new tokens, call "
-                "grow_vocabulary first"
+                "grow_vocabulary first (model.new_tokens in a recipe)"
             )
 
         def make(base: nn.Module) -> Part:
@@ -126,7 +126,8 @@ class Plan:
         if ours in EMBEDDINGS and is_tied(self.model):
             raise ModelError(
                 f"{what} the embedding would not reach the head, which is tied to it; call "
-                "untie_embeddings(model) first, or train rows with trainable_token_indices"
+                "untie_embeddings(model) first (model.untie_embeddings in a recipe, --untie where "
+                "it is merged), or train rows with trainable_token_indices"
             )
 
     def check(self) -> None:
@@ -156,7 +157,7 @@ class Plan:
         if is_tied(self.model) and not isinstance(targets, str) and "lm_head" in targets:
             raise ModelError(
                 "lm_head is the embedding again and has no weight of its own; call "
-                "untie_embeddings(model) first"
+                "untie_embeddings(model) first (model.untie_embeddings in a recipe)"
             )
         return select(self.sites, targets)
 

@@ -1,6 +1,6 @@
 """`adapter_model.safetensors`: an adapter's tensors and, in the file's metadata, what PEFT's config
-has no word for: which head the model had, what its classes are called, and whether the base was
-quantized. PEFT does not look there.
+has no word for: which head the model had, what its classes are called, whether it had a weight of
+its own, and whether the base was quantized. PEFT does not look there.
 
 A file may come from a stranger: whatever does not fit is a ModelError that names it.
 """
@@ -24,17 +24,19 @@ from pharos.models.load import family_of, task_of
 WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_WEIGHTS_BYTES = 1 << 38
 TASK_KEY, LABELS_KEY = "pharos_task", "pharos_labels"
-QUANTIZED_KEY = "pharos_quantized_base"
+QUANTIZED_KEY, UNTIED_KEY = "pharos_quantized_base", "pharos_untied"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedOn:
     """The model that an adapter was trained on: what its head is for, the names of its classes, and
-    in which form its weights were kept. None: the file does not say, or there is nothing to."""
+    in which form its weights were kept. None: the file does not say, or there is nothing to.
+    `has_own_head` says that a language model's head was not its embedding again."""
 
     task: Task | None = None
     labels: tuple[str, ...] | None = None
     quantization: str | None = None
+    has_own_head: bool = False
 
     @classmethod
     def of(cls, model: Model) -> "TrainedOn":
@@ -43,6 +45,7 @@ class TrainedOn:
             task=task_of(model, family_of(model.config.model_type)),
             labels=tuple(model.config.labels),
             quantization=next((form for form in forms if form is not None), None),
+            has_own_head=getattr(model, "lm_head", None) is not None,
         )
 
     @property
@@ -50,6 +53,8 @@ class TrainedOn:
         told = {TASK_KEY: self.task, QUANTIZED_KEY: self.quantization}
         if self.labels is not None:
             told[LABELS_KEY] = json.dumps(self.labels)
+        if self.has_own_head:
+            told[UNTIED_KEY] = "true"
         return {key: value for key, value in told.items() if value is not None}
 
 
@@ -83,6 +88,7 @@ def read_trained_on(folder: Path) -> TrainedOn:
         task=cast(Task | None, task),
         labels=None if labels is None else _read_labels(path, labels),
         quantization=found.get(QUANTIZED_KEY),
+        has_own_head=UNTIED_KEY in found,
     )
 
 

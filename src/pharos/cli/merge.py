@@ -32,12 +32,21 @@ def merge(
             help="Merge into the base as NF4 holds it, in bfloat16; else as the adapter says.",
         ),
     ] = None,
+    untie: Annotated[
+        bool,
+        typer.Option(
+            "--untie",
+            help="Give a head that is the embedding again a weight of its own; else as the "
+            "adapter says.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Merge an adapter into its model: a folder that any library loads, without adapters.
 
     An adapter that was trained on a model in NF4 belongs to what NF4 made of it: that is what it is
-    merged into. Tokens that the adapter has added are added to the model.
+    merged into. Tokens that the adapter has added are added to the model, and a head that was apart
+    from the embedding when it was trained gets a weight of its own.
 
     \b
     Examples:
@@ -49,7 +58,7 @@ def merge(
     from pharos.train.merged_folder import write_merged
 
     _check_out(out)
-    facts = {"folder": str(out), **write_merged(name, adapter, out, in_nf4=nf4)}
+    facts = {"folder": str(out), **write_merged(name, adapter, out, in_nf4=nf4, untie=untie)}
     if as_json:
         print_json(facts)
     else:

@@ -13,7 +13,8 @@ from pharos.adapt.adapters import Adapters
 from pharos.adapt.base_model import check_head, load_base
 from pharos.adapt.layers import SavedCopy
 from pharos.adapt.peft_files import load_adapter, most_token_id, needs_quantized_base
-from pharos.adapt.vocabulary import grow_vocabulary
+from pharos.adapt.vocabulary import grow_vocabulary, untie_embeddings
+from pharos.adapt.weights_file import read_trained_on
 from pharos.core.errors import ModelError
 from pharos.models.family import Model
 from pharos.models.load import family_of, save_model, task_of
@@ -41,11 +42,19 @@ that its layers round adds up."""
 
 
 def write_merged(
-    name: str | Path, adapter: Path, out: Path, *, in_nf4: bool | None = None
+    name: str | Path,
+    adapter: Path,
+    out: Path,
+    *,
+    in_nf4: bool | None = None,
+    untie: bool = False,
 ) -> dict[str, Any]:
     """Merge the adapter in a folder into the model of that name, write it to `out`, and say what
-    was done. `in_nf4` merges into the base as NF4 holds it (default: if the adapter says so)."""
+    was done. `in_nf4` merges into the base as NF4 holds it (default: if the adapter says so);
+    `untie` gives a head that is the embedding a weight of its own (also if the adapter says so)."""
     model, fresh = load_base(name, adapter)
+    if untie or read_trained_on(adapter).has_own_head:
+        untie_embeddings(model)
     in_nf4 = needs_quantized_base(adapter) if in_nf4 is None else in_nf4
     facts = _merge_into(model, fresh, adapter, in_nf4=in_nf4)
     save_model(model, out)
