@@ -7,7 +7,6 @@ dealt, sequences longer than the model, meshes larger than the world.
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -24,6 +23,7 @@ from pharos.models.config import ModelConfig
 from pharos.models.load import family_of
 from pharos.models.resolve import find_model
 from pharos.train.adaptation import check_trains_tokens, read_adaptation
+from pharos.train.data_folder import expanded
 from pharos.train.fresh_config import fresh_config
 from pharos.train.loop_config import LoopConfig
 from pharos.train.model_section import ModelSection
@@ -33,9 +33,6 @@ from pharos.train.optimizers import OptimizerConfig
 from pharos.train.parallel import ParallelConfig
 from pharos.train.schedules import ScheduleConfig
 from pharos.train.settings import read_settings
-
-DATA_VARIABLE = "PHAROS_DATA"
-DATA_FOLDER = "./data"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +72,7 @@ class MilestoneSection:
 class TextData:
     """Texts, for language modelling. `packing` is how documents become rows: whole and kept apart
     (`best_fit`, usual for causal_lm), end to end (`concat`), or as pairs for next sentence
-    prediction. `validation` is the share that is held out, or a path.
+    prediction. `validation` is the share that is held out, or a path, read as the first source is.
     `clean` and `deduplicate` are steps on the way; `filter` drops documents of poor quality.
     `milestones` change the weights of the sources on the way, in steps or linearly."""
 
@@ -94,6 +91,12 @@ class TextData:
             raise ValueError("sources is empty; name at least one")
         for name, source in self.sources.items():
             _check_source(name, source.weight)
+        steps = [milestone.step for milestone in self.milestones]
+        if steps != sorted(set(steps)) or min(steps, default=0) < 0:
+            raise ValueError(
+                f"milestones begin at the steps {steps}; the first must be 0 or more, and each of "
+                "the others after the one before it"
+            )
         for milestone in self.milestones:
             for name, weight in milestone.weights.items():
                 if name not in self.sources:
@@ -246,7 +249,7 @@ class Recipe:
 
 def read_recipe(raw: Mapping[str, Any]) -> Recipe:
     """Raises TrainingError for what breaks a rule, naming key, value and remedy."""
-    recipe = read_settings(Recipe, _expanded(raw))
+    recipe = read_settings(Recipe, expanded(raw))
     _check_objective(recipe.objective)
     _check_data(recipe)
     _check_adapter(recipe)
@@ -418,17 +421,6 @@ def _known_config(section: ModelSection) -> ModelConfig | None:
 def model_config(raw: Mapping[str, Any]) -> ModelConfig:
     """The sizes that a recipe or a folder tells; `vocab_size` may be left out."""
     return family_of(raw.get("model_type")).config.from_hugging_face({"vocab_size": 1, **raw})
-
-
-def _expanded(value: Any) -> Any:
-    """With `$PHAROS_DATA` replaced, wherever it begins a text."""
-    if isinstance(value, Mapping):
-        return {key: _expanded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_expanded(inner) for inner in value]
-    if isinstance(value, str) and value.startswith(f"${DATA_VARIABLE}"):
-        return os.environ.get(DATA_VARIABLE, DATA_FOLDER) + value.removeprefix(f"${DATA_VARIABLE}")
-    return value
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:

@@ -21,16 +21,19 @@ from pharos.data.quality import QualityConfig
 from pharos.data.rendered_rows import RenderingReport
 from pharos.data.rows import Row, Rows, Stream, row_generator
 from pharos.data.sentence_pairs import SentencePairs, SentenceTokens
-from pharos.data.shard_index import INDEX
+from pharos.data.shard_index import INDEX, TOKENIZER
 from pharos.data.shards import Shards, split
 from pharos.data.text_sources import SourceConfig, TextSource
 from pharos.data.tokenize_corpus import tokenize_texts
 from pharos.data.tokenizer import Tokenizer
 from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
+from pharos.train.data_folder import check_there
 from pharos.train.recipe import SourceSection, TextData
 
 Say = Callable[[str], None]
 TOKENIZER_FILE = "tokenizer.json"
+VALIDATION = "validation"
+"""What is held out by a path of its own is prepared as a source of this name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,26 +77,34 @@ class Preparation:
     def __init__(self, data: TextData, folder: Path, *, seed: int, say: Say, workers: int) -> None:
         self.data, self.folder, self.seed = data, folder, seed
         self.say, self.workers = say, max(1, workers)
+        self.sources = dict(data.sources)
+        if isinstance(data.validation, str):
+            first = next(iter(data.sources.values()))
+            self.sources[VALIDATION] = replace(first, path=data.validation)
 
     def tokenizer(self, config: TokenizerConfig) -> Tokenizer:
         """One learned from the texts of all sources, those that will be held out included."""
         folder = self.folder / "tokenizer"
         if not (folder / TOKENIZER_FILE).is_file():
+            for name, source in self.data.sources.items():
+                require_texts(name, source)
             texts = [self.texts(name) for name in self.data.sources]
             self.say(f"Learning a tokenizer ({config.kind}) from the texts")
             train_tokenizer(Chain(texts), config).save(folder)
         return Tokenizer.load(folder)
 
     def texts(self, name: str) -> Texts:
-        source = self.data.sources[name]
+        source = self.sources[name]
+        require_texts(name, source)
         texts = Texts(self.folder / f"{name}.texts.jsonl")
         if not texts.path.is_file():
+            check_there(source.path, key_of(name))
             self.say(f"Reading {name}: {source.path}")
             texts.write(read_texts(source, self.data, self.workers, self.say))
         return texts
 
     def shards(self, name: str, tokenizer: Tokenizer) -> Shards:
-        source = self.data.sources[name]
+        source = self.sources[name]
         if is_shards(Path(source.path)):
             shards = Shards.open(source.path)
             shards.require_tokenizer(tokenizer)
@@ -106,6 +117,23 @@ class Preparation:
         texts = self.texts(name)
         self.say(f"Tokenizing {name}")
         return tokenize_texts(texts, tokenizer, folder, workers=self.workers)
+
+
+def require_texts(name: str, source: SourceSection) -> None:
+    """Raises TrainingError for token shards where texts are wanted: their files would be read as
+    documents."""
+    if is_shards(Path(source.path)):
+        raise TrainingError(
+            f"{key_of(name)} is {source.path}, which holds tokens, and texts are needed to train a "
+            "tokenizer and for packing sentence_pairs; name the folder that the shards were made "
+            f"of, or set tokenizer.load to {Path(source.path) / TOKENIZER} and packing to best_fit "
+            "or concat"
+        )
+
+
+def key_of(name: str) -> str:
+    """The key of the recipe that tells a source's path."""
+    return "data.validation" if name == VALIDATION else f"data.sources.{name}.path"
 
 
 def read_texts(source: SourceSection, data: TextData, workers: int, say: Say) -> Iterator[str]:
@@ -155,16 +183,17 @@ def text_data(
     training: dict[str, Rows] = {}
     held_out: list[Rows] = []
     lines: list[str] = []
-    for name in data.sources:
+    for name in preparation.sources:
         if packing == "sentence_pairs":
-            parts = _pairs(preparation, name, tokenizer, row_length)
+            kept, apart = _pairs(preparation, name, tokenizer, row_length)
         else:
-            parts = _rows(preparation, name, tokenizer, row_length, packing)
-        training[name] = parts[0]
-        held_out += [parts[1]] if parts[1] is not None else []
-        lines.append(f"{name}: {len(parts[0]):,} rows")
-    if isinstance(data.validation, str):
-        held_out = [_validation_rows(preparation, tokenizer, row_length, packing)]
+            kept, apart = _rows(preparation, name, tokenizer, row_length, packing)
+        if name == VALIDATION:
+            held_out = [kept]
+            continue
+        training[name] = kept
+        held_out += [apart] if apart is not None else []
+        lines.append(f"{name}: {len(kept):,} rows")
     stream = Mixture(training, _schedule(data, rows_per_step), preparation.seed)
     return Data(
         stream=stream,
@@ -210,23 +239,6 @@ def _pairs(
 
 def _pair_rows(texts: Iterable[str], tokenizer: Tokenizer, row_length: int, seed: int) -> Rows:
     return SentencePairs(SentenceTokens.of_texts(texts, tokenizer), row_length, seed=seed)
-
-
-def _validation_rows(
-    preparation: Preparation, tokenizer: Tokenizer, row_length: int, packing: str
-) -> Rows:
-    data = preparation.data
-    assert isinstance(data.validation, str)
-    own = Preparation(
-        replace(data, sources={"validation": SourceSection(path=data.validation)}, validation=0.0),
-        preparation.folder,
-        seed=preparation.seed,
-        say=preparation.say,
-        workers=preparation.workers,
-    )
-    if packing == "sentence_pairs":
-        return _pairs(own, "validation", tokenizer, row_length)[0]
-    return _rows(own, "validation", tokenizer, row_length, packing)[0]
 
 
 class Joined:
