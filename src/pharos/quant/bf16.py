@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from pharos.models.family import Body
 from pharos.models.heads import CausalLM
 from pharos.ops import can_pack, pack_weight, packed_linear
+from pharos.ops.native import NativeMatrix, bf16_matrix
+from pharos.quant.native import use_native
 from pharos.quant.swap import swap_linears
 
 M = TypeVar("M", bound=nn.Module)
@@ -16,6 +18,8 @@ M = TypeVar("M", bound=nn.Module)
 
 class PackedLinear(nn.Module):
     """A frozen linear, with or without a GELU after it, in oneDNN's layout."""
+
+    few_rows: NativeMatrix | None = None
 
     def __init__(self, linear: nn.Linear, gelu: bool) -> None:
         super().__init__()
@@ -26,15 +30,22 @@ class PackedLinear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, x_NI: Tensor) -> Tensor:
+        if self.few_rows is not None and self.few_rows.takes(x_NI):
+            return self.few_rows(x_NI)
         return packed_linear(x_NI, self.weight, self.bias, gelu=self.gelu)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight `[O, I]` as it was."""
         return self.weight.to_dense().to(dtype)
 
+    def native_matrix(self) -> NativeMatrix | None:
+        return None if self.gelu else bf16_matrix(self.weight.detach(), self.bias)
+
 
 class PackedEmbedding(nn.Embedding):
     """A frozen table, and the head that is tied to it, whose weight is kept once more, packed."""
+
+    few_rows: NativeMatrix | None = None
 
     def __init__(self, table: nn.Embedding) -> None:
         size, width = table.weight.shape
@@ -43,7 +54,12 @@ class PackedEmbedding(nn.Embedding):
 
     def project(self, x_D: Tensor) -> Tensor:
         """The scores of the vocabulary."""
+        if self.few_rows is not None and self.few_rows.takes(x_D):
+            return self.few_rows(x_D)
         return packed_linear(x_D, self.packed_VD, None, gelu=False)
+
+    def native_matrix(self) -> NativeMatrix | None:
+        return bf16_matrix(self.packed_VD, None)
 
 
 def convert_bf16(model: M) -> M:
@@ -61,6 +77,8 @@ def pack_linears(model: nn.Module) -> None:
         swap_linears(model, PackedLinear)
         if isinstance(model, CausalLM) and model.lm_head is None:
             _pack_table(model.body)
+        if isinstance(model, CausalLM):
+            use_native(model)
 
 
 def _pack_table(body: Body) -> None:

@@ -16,6 +16,7 @@ from torch.nn.functional import embedding
 
 from pharos.core.errors import ModelError
 from pharos.models.heads import CausalLM
+from pharos.quant.native import use_native
 from pharos.quant.swap import swap_linears
 
 KEPT = ("router",)
@@ -71,7 +72,9 @@ def convert_decoder(model: CausalLM, make: Callable[[nn.Linear], EightBitLinear]
     swap_linears(model, lambda linear, _: cast(nn.Module, make(linear)), kept=KEPT)
     if model.lm_head is None:
         model.body.embedding = EightBitEmbedding(make(linear_of(table)), dtype)
-    return model.to(dtype).requires_grad_(False)
+    model.to(dtype).requires_grad_(False)
+    use_native(model)
+    return model
 
 
 def has_bf16() -> bool:

@@ -15,11 +15,14 @@ from pharos.ops.int8 import (
     plain_int8_weight_matmul,
     quantize_weight,
 )
+from pharos.ops.native import NativeMatrix, int8_rows_matrix
 from pharos.quant.decoders import convert_decoder
 
 
 class W8A16Linear(nn.Module):
     """A frozen linear; it gives what it is given, in type and in dimensions but the last."""
+
+    few_rows: NativeMatrix | None = None
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -30,6 +33,8 @@ class W8A16Linear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.few_rows is not None and self.few_rows.takes(x):
+            return self.few_rows(x)
         x_NI = x.reshape(-1, self.in_features).bfloat16()
         is_fast = can_multiply_int8_weight(self.weight)
         matmul = int8_weight_matmul if is_fast else plain_int8_weight_matmul
@@ -37,6 +42,9 @@ class W8A16Linear(nn.Module):
         if self.bias is not None:
             y_NO += self.bias
         return y_NO.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+    def native_matrix(self) -> NativeMatrix | None:
+        return int8_rows_matrix(self.weight.detach(), self.scale_O, self.bias)
 
     def codes(self) -> tuple[Tensor, Tensor]:
         """The weight `[O, I]` as bytes, and the scale of each output."""

@@ -22,6 +22,7 @@ from pharos.ops.int8 import (
     quantize_weight,
     unpack_int8_weight,
 )
+from pharos.ops.native import NativeMatrix, int8_matrix
 from pharos.quant.decoders import convert_decoder
 
 
@@ -45,6 +46,8 @@ class W8A8Linear(nn.Module):
     """A frozen linear; it gives what it is given, in type and in dimensions but the last. Those of
     a model share the `last` input."""
 
+    few_rows: NativeMatrix | None = None
+
     def __init__(self, linear: nn.Linear, last: LastInput | None = None) -> None:
         super().__init__()
         self.last = last or LastInput()
@@ -57,12 +60,19 @@ class W8A8Linear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.few_rows is not None and self.few_rows.takes(x):
+            return self.few_rows(x)
         q_NI, most_N1 = self.last.quantized(x)
         matmul = int8_matmul if self.fast else plain_int8_matmul
         y_NO = matmul(q_NI, self.weight, self.scale_O, zero=ZERO, dtype=x.dtype).mul_(most_N1)
         if self.bias is not None:
             y_NO += self.bias
         return y_NO.view(*x.shape[:-1], self.out_features)
+
+    def native_matrix(self) -> NativeMatrix | None:
+        if not self.fast:
+            return None
+        return int8_matrix(self.weight.detach(), self.scale_O, self.bias)
 
     def codes(self) -> tuple[Tensor, Tensor]:
         """The weight `[O, I]` as bytes, and the scale of each output."""

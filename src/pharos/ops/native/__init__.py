@@ -1,0 +1,32 @@
+"""Few rows on a CPU by our own kernels in C (`kernels.c`), compiled where they run.
+
+A pass over one to eight tokens reads all weights and computes next to nothing, so the memory's
+speed is the limit, and each call of torch that stands beside a product shows. For such passes there
+are two native ones: of a linear (`linear.py`), and of a whole block of the Llama family
+(`block.py`). Torch's own path stays beside both: for more rows, for whatever the kernels do not
+know, and where there is no compiler. `PHAROS_NATIVE=0` in the environment leaves it alone.
+"""
+
+from pharos.ops.native.block import Matrices, NativeBlock, NativePass, Norm, Parts
+from pharos.ops.native.linear import (
+    MOST_ROWS,
+    NativeMatrix,
+    bf16_matrix,
+    int8_matrix,
+    int8_rows_matrix,
+)
+from pharos.ops.native.load import library
+
+__all__ = [
+    "MOST_ROWS",
+    "Matrices",
+    "NativeBlock",
+    "NativeMatrix",
+    "NativePass",
+    "Norm",
+    "Parts",
+    "bf16_matrix",
+    "int8_matrix",
+    "int8_rows_matrix",
+    "library",
+]

@@ -1,0 +1,846 @@
+/* A few rows through a decoder on a CPU: the weights are read, each once, and everything else is kept
+ * so small that it does not show.
+ *
+ * Two entries: `pharos_linear` multiplies a few rows with one matrix, `pharos_block` takes them
+ * through a whole block of the Llama family, attention over paged keys included. A block is one
+ * parallel region: the threads share the outputs of each matrix and meet between the stages. What
+ * is small (a norm, the rounding of a row to bytes) each thread does for itself; that costs less
+ * than another meeting.
+ *
+ * Each output is computed by one thread and in one order, so a row's numbers depend neither on the
+ * number of threads nor on the rows beside it. Numbers are float while they are at work, and are
+ * rounded to the model's type wherever torch's layers would.
+ *
+ * Vectors are GNU C's (gcc and clang): sixteen lanes, which the compiler cuts to what there is.
+ *
+ * Shapes: N rows, I inputs, O outputs, D hidden width, H query heads, G key-value heads (R = H / G
+ * queries share one), K head width, F inner width, P blocks of C tokens (S = P·C), E rotated pairs.
+ */
+
+#include <math.h>
+#include <omp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#define LANES 16
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+
+enum { FLOAT32, BFLOAT16 };
+
+/* How a matrix [O, I] lies in memory. Panels are how oneDNN packs: the weights of several outputs
+ * side by side, for each pair (bfloat16) or quadruple (bytes) of inputs. */
+enum { BF16_PANELS, INT8_PANELS, INT8_ROWS };
+
+typedef struct {
+    const void *weight;
+    const float *scale_O;   /* of bytes */
+    const int32_t *sums_O;  /* INT8_PANELS: of each output's weights */
+    const float *bias_O;    /* or NULL */
+    int32_t layout, num_outputs, num_inputs;
+    int32_t padded_inputs;  /* of a panel */
+} Matrix;
+
+typedef struct {
+    Matrix query, key, value, out, gate, up, down;
+    const float *attention_norm_D, *mlp_norm_D;
+    const float *query_norm_K, *key_norm_K;  /* or NULL */
+    float attention_eps, mlp_eps, head_eps, scale;
+    int32_t num_heads, num_groups, head_dim;
+    int32_t look_back;  /* how many tokens before itself a token sees; -1: all */
+} Block;
+
+/* What all blocks are told about the rows of a pass. `tables` has the blocks of their sequences one
+ * after another; those of row n begin at `table_N[n]`. */
+typedef struct {
+    const int64_t *positions_N, *slots_N, *table_N, *tables;
+    const void *cos_NE, *sin_NE;
+    int64_t num_slots;
+    int32_t num_rows, num_pairs, block_size, dtype, num_threads;
+} Pass;
+
+/* ---- memory ---- */
+
+#define AHEAD 4096
+
+/* Asking for what is a page further brings a fifth more a second: what the processor asks for by
+ * itself ends where a page does. */
+INLINE void fetch_ahead(const void *weights)
+{
+    __builtin_prefetch((const char *)weights + AHEAD);
+}
+
+/* ---- numbers ---- */
+
+INLINE float from_bf16(uint16_t bits)
+{
+    uint32_t word = (uint32_t)bits << 16;
+    float value;
+    memcpy(&value, &word, 4);
+    return value;
+}
+
+INLINE uint16_t to_bf16(float value)
+{
+    uint32_t word;
+    memcpy(&word, &value, 4);
+    uint32_t rounded = (word + 0x7fff + ((word >> 16) & 1)) >> 16;
+    return value != value ? 0x7fc0 : (uint16_t)rounded; /* rounding could make a NaN a number */
+}
+
+INLINE float rounded(float value, int dtype)
+{
+    return dtype == BFLOAT16 ? from_bf16(to_bf16(value)) : value;
+}
+
+INLINE const void *at(const void *numbers, int dtype, int64_t index)
+{
+    return (const char *)numbers + index * (dtype == BFLOAT16 ? 2 : 4);
+}
+
+INLINE void widen(const void *from, int dtype, int64_t count, float *to)
+{
+    if (dtype == FLOAT32) {
+        memcpy(to, from, 4 * count);
+        return;
+    }
+    const uint16_t *bits = from;
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++)
+        to[i] = from_bf16(bits[i]);
+}
+
+INLINE void narrow(const float *from, int64_t count, int dtype, void *to)
+{
+    if (dtype == FLOAT32) {
+        memcpy(to, from, 4 * count);
+        return;
+    }
+    uint16_t *bits = to;
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++)
+        bits[i] = to_bf16(from[i]);
+}
+
+INLINE Floats load(const float *from)
+{
+    Floats values;
+    memcpy(&values, from, sizeof values);
+    return values;
+}
+
+INLINE void store(Floats values, float *to) { memcpy(to, &values, sizeof values); }
+
+INLINE Floats splat(float value) { return value - (Floats){}; }
+
+/* eˣ: x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial of r, and n added to the exponent. Below
+ * -87 it is 0, above 88 it is e⁸⁸; what is no number stays none. */
+INLINE float exponential(float x)
+{
+    float low = x < -87.0f ? -87.0f : x, bounded = low > 88.0f ? 88.0f : low;
+    float n = bounded * 1.44269504f + 12582912.0f; /* the fraction is rounded away */
+    n -= 12582912.0f;
+    float r = bounded - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    int32_t exponent = ((int32_t)(n == n ? n : 0.0f) + 127) << 23;
+    float power;
+    memcpy(&power, &exponent, 4);
+    return x < -87.0f ? 0.0f : p * power;
+}
+
+/* ---- rows as the matrices take them ---- */
+
+INLINE int64_t padded(int64_t count) { return (count + 63) / 64 * 64; }
+
+/* N rows in floats; for INT8_PANELS as bytes around 128, where 127 steps are `most`. */
+typedef struct {
+    float *x_NI;
+    uint8_t *q_NI;
+    float *most_N;
+    int64_t stride;
+    int num_rows;
+} Rows;
+
+static int64_t rows_floats(int num_rows, int64_t num_inputs)
+{
+    return padded(num_inputs) * num_rows * 5 / 4 + padded(num_rows);
+}
+
+static Rows make_rows(float *memory, int num_rows, int64_t num_inputs)
+{
+    int64_t stride = padded(num_inputs);
+    float *most_N = memory + stride * num_rows;
+    return (Rows){memory, (uint8_t *)(most_N + padded(num_rows)), most_N, stride, num_rows};
+}
+
+/* As `quantize_around_zero` does, to the bit: the products are written down before they are added
+ * to, so that no compiler makes one rounding of the two. */
+static void quantize(Rows *rows, int64_t num_inputs, int dtype)
+{
+    for (int n = 0; n < rows->num_rows; n++) {
+        float *x_I = rows->x_NI + n * rows->stride, most = 0.0f;
+        uint8_t *q_I = rows->q_NI + n * rows->stride;
+#pragma omp simd reduction(max : most)
+        for (int64_t i = 0; i < num_inputs; i++)
+            most = fabsf(x_I[i]) > most ? fabsf(x_I[i]) : most;
+        most = most > 1e-12f ? most : rounded(1e-12f, dtype);
+        float step = 127.0f / most;
+#pragma omp simd
+        for (int64_t i = 0; i < num_inputs; i++)
+            x_I[i] *= step;
+#pragma omp simd
+        for (int64_t i = 0; i < num_inputs; i++)
+            q_I[i] = (uint8_t)(int32_t)(x_I[i] + 128.5f);
+        rows->most_N[n] = most;
+    }
+}
+
+INLINE void finish_rows(Rows *rows, const Matrix *matrix, int dtype)
+{
+    if (matrix->layout == INT8_PANELS)
+        quantize(rows, matrix->num_inputs, dtype);
+}
+
+static void copy_rows(Rows *rows, const float *x_NI, const Matrix *matrix, int dtype)
+{
+    int64_t width = matrix->num_inputs;
+    for (int n = 0; n < rows->num_rows; n++)
+        memcpy(rows->x_NI + n * rows->stride, x_NI + n * width, 4 * width);
+    finish_rows(rows, matrix, dtype);
+}
+
+INLINE void norm(float *x_D, const float *weight_D, int64_t width, float eps, int dtype)
+{
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < width; i++)
+        sum += x_D[i] * x_D[i];
+    float scale = 1.0f / sqrtf(sum / width + eps);
+    if (dtype == BFLOAT16) {
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++)
+            x_D[i] = rounded(x_D[i] * scale * weight_D[i], BFLOAT16);
+    } else {
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++)
+            x_D[i] = x_D[i] * scale * weight_D[i];
+    }
+}
+
+static void normed_rows(Rows *rows, const void *x_ND, int x_dtype, const float *weight_D, float eps,
+                        const Matrix *matrix, int dtype)
+{
+    int64_t width = matrix->num_inputs;
+    for (int n = 0; n < rows->num_rows; n++) {
+        float *x_D = rows->x_NI + n * rows->stride;
+        widen(at(x_ND, x_dtype, n * width), x_dtype, width, x_D);
+        norm(x_D, weight_D, width, eps, dtype);
+    }
+    finish_rows(rows, matrix, dtype);
+}
+
+/* ---- a panel of outputs ---- */
+
+#define MOST_ROWS 8
+#define WIDEST 64 /* outputs of a panel */
+
+typedef float Panel[MOST_ROWS][WIDEST];
+
+INLINE int panel_width(const Matrix *matrix)
+{
+    return matrix->layout == INT8_PANELS ? 64 : matrix->layout == BF16_PANELS ? 32 : 16;
+}
+
+INLINE int num_panels(const Matrix *matrix)
+{
+    return (matrix->num_outputs + panel_width(matrix) - 1) / panel_width(matrix);
+}
+
+INLINE const char *panel_at(const Matrix *matrix, int panel)
+{
+    int64_t size = matrix->layout == BF16_PANELS ? 2 : 1;
+    int64_t first = (int64_t)panel * panel_width(matrix) * matrix->padded_inputs;
+    return (const char *)matrix->weight + size * first;
+}
+
+/* A word is the weights of two inputs: bfloat16 is the upper half of a float. */
+INLINE void bf16_panel(const uint32_t *words, int64_t num_pairs, const float *x_NI, int64_t stride,
+                       const int num_rows, float (*y)[WIDEST])
+{
+    Floats even[4][2] = {}, odd[4][2] = {};
+    for (int64_t i = 0; i < num_pairs; i++) {
+        Words one, two;
+        fetch_ahead(words + 2 * LANES * i);
+        fetch_ahead(words + 2 * LANES * i + LANES);
+        memcpy(&one, words + 2 * LANES * i, sizeof one);
+        memcpy(&two, words + 2 * LANES * i + LANES, sizeof two);
+        const Floats one_even = (Floats)(one << 16), one_odd = (Floats)(one & 0xffff0000u);
+        const Floats two_even = (Floats)(two << 16), two_odd = (Floats)(two & 0xffff0000u);
+#pragma GCC unroll 4
+        for (int n = 0; n < num_rows; n++) {
+            const float *x = x_NI + n * stride + 2 * i;
+            even[n][0] += x[0] * one_even;
+            even[n][1] += x[0] * two_even;
+            odd[n][0] += x[1] * one_odd;
+            odd[n][1] += x[1] * two_odd;
+        }
+    }
+#pragma GCC unroll 4
+    for (int n = 0; n < num_rows; n++) {
+        store(even[n][0] + odd[n][0], y[n]);
+        store(even[n][1] + odd[n][1], y[n] + LANES);
+    }
+}
+
+/* Adds four products of bytes in each lane: x of four inputs, the weights of sixteen outputs. */
+INLINE Ints dot4(Ints sums, uint32_t x, Ints weights)
+{
+#if defined(__AVX512VNNI__)
+    return (Ints)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32((int)x), (__m512i)weights);
+#else
+    for (int j = 0; j < 4; j++)
+        sums += (int32_t)(x >> 8 * j & 255) * ((Ints)((Words)weights << (24 - 8 * j)) >> 24);
+    return sums;
+#endif
+}
+
+INLINE void int8_panel(const int8_t *bytes, int64_t num_quads, const Rows *rows, int first,
+                       const int num_rows, const int32_t *sums_O, float (*y)[WIDEST])
+{
+    Ints sums[4][4] = {};
+    for (int64_t i = 0; i < num_quads; i++) {
+        Ints weights[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++)
+            fetch_ahead(bytes + 256 * i + 64 * j);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++)
+            memcpy(&weights[j], bytes + 256 * i + 64 * j, sizeof(Ints));
+#pragma GCC unroll 4
+        for (int n = 0; n < num_rows; n++) {
+            uint32_t x;
+            memcpy(&x, rows->q_NI + (first + n) * rows->stride + 4 * i, 4);
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++)
+                sums[n][j] = dot4(sums[n][j], x, weights[j]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        Ints of_weights;
+        memcpy(&of_weights, sums_O + LANES * j, sizeof of_weights);
+#pragma GCC unroll 4
+        for (int n = 0; n < num_rows; n++)
+            store(__builtin_convertvector(sums[n][j] - 128 * of_weights, Floats), y[n] + LANES * j);
+    }
+}
+
+INLINE Floats floats_of(const int8_t *bytes)
+{
+#if defined(__AVX512F__)
+    const __m128i some = _mm_loadu_si128((const __m128i *)bytes);
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(some));
+#else
+    float values[LANES];
+#pragma omp simd
+    for (int lane = 0; lane < LANES; lane++)
+        values[lane] = bytes[lane];
+    return load(values);
+#endif
+}
+
+INLINE float sum_of(Floats values)
+{
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)values);
+#else
+    float sum = 0.0f;
+    for (int lane = 0; lane < LANES; lane++)
+        sum += values[lane];
+    return sum;
+#endif
+}
+
+/* `num_outputs` rows of weights, with bytes made floats once for all rows. */
+INLINE void int8_rows(const int8_t *bytes, int64_t num_inputs, const float *x_NI, int64_t stride,
+                      const int num_rows, const int num_outputs, float (*y)[WIDEST])
+{
+    Floats sums[4][4] = {};
+    int64_t i = 0;
+    for (; i + LANES <= num_inputs; i += LANES) {
+        Floats weights[4];
+        fetch_ahead(bytes + num_outputs * i);
+#pragma GCC unroll 4
+        for (int o = 0; o < num_outputs; o++) {
+            weights[o] = floats_of(bytes + o * num_inputs + i);
+        }
+#pragma GCC unroll 4
+        for (int n = 0; n < num_rows; n++) {
+            const Floats x = load(x_NI + n * stride + i);
+#pragma GCC unroll 4
+            for (int o = 0; o < num_outputs; o++)
+                sums[n][o] += x * weights[o];
+        }
+    }
+    for (int n = 0; n < num_rows; n++)
+        for (int o = 0; o < num_outputs; o++) {
+            float sum = sum_of(sums[n][o]);
+            for (int64_t rest = i; rest < num_inputs; rest++)
+                sum += x_NI[n * stride + rest] * bytes[o * num_inputs + rest];
+            y[n][o] = sum;
+        }
+}
+
+/* Some rows (1, 2 or 4: a number that the compiler sees) with a panel. */
+INLINE void rows_with_panel(const Matrix *matrix, int panel, int num_outputs, const Rows *rows,
+                            int first, const int num_rows, float (*y)[WIDEST])
+{
+    const int64_t num_inputs = matrix->num_inputs;
+    const float *x_NI = rows->x_NI + first * rows->stride;
+    const void *weights = panel_at(matrix, panel);
+    if (matrix->layout == BF16_PANELS) {
+        bf16_panel(weights, num_inputs / 2, x_NI, rows->stride, num_rows, y);
+    } else if (matrix->layout == INT8_PANELS) {
+        int8_panel(weights, num_inputs / 4, rows, first, num_rows, matrix->sums_O + 64 * panel,
+                   y);
+    } else {
+        const int8_t *bytes = weights;
+        int o = 0;
+        float part[4][WIDEST];
+        for (; o + 4 <= num_outputs; o += 4) {
+            int8_rows(bytes + o * num_inputs, num_inputs, x_NI, rows->stride, num_rows, 4, part);
+            for (int n = 0; n < num_rows; n++)
+                memcpy(y[n] + o, part[n], 4 * sizeof(float));
+        }
+        for (; o < num_outputs; o++) {
+            int8_rows(bytes + o * num_inputs, num_inputs, x_NI, rows->stride, num_rows, 1, part);
+            for (int n = 0; n < num_rows; n++)
+                y[n][o] = part[n][0];
+        }
+    }
+}
+
+INLINE void times(float *y, const float *scale, int count)
+{
+#pragma omp simd
+    for (int i = 0; i < count; i++)
+        y[i] *= scale[i];
+}
+
+INLINE void round_all(float *y, int count, int dtype)
+{
+    if (dtype == BFLOAT16) {
+#pragma omp simd
+        for (int i = 0; i < count; i++)
+            y[i] = rounded(y[i], BFLOAT16);
+    }
+}
+
+/* The outputs of one panel for all rows, as the layer would give them; how many there are. */
+static int multiply(const Matrix *matrix, int panel, const Rows *rows, int dtype, Panel y)
+{
+    int width = panel_width(matrix), first = panel * width, left = matrix->num_outputs - first;
+    int num_outputs = left < width ? left : width, n = 0;
+    for (; n + 4 <= rows->num_rows; n += 4)
+        rows_with_panel(matrix, panel, num_outputs, rows, n, 4, y + n);
+    for (; n + 2 <= rows->num_rows; n += 2)
+        rows_with_panel(matrix, panel, num_outputs, rows, n, 2, y + n);
+    if (n < rows->num_rows)
+        rows_with_panel(matrix, panel, num_outputs, rows, n, 1, y + n);
+    for (n = 0; n < rows->num_rows; n++) {
+        if (matrix->layout != BF16_PANELS)
+            times(y[n], matrix->scale_O + first, num_outputs);
+        round_all(y[n], num_outputs, dtype);
+        if (matrix->layout == INT8_PANELS) {
+            for (int o = 0; o < num_outputs; o++)
+                y[n][o] *= rows->most_N[n];
+            round_all(y[n], num_outputs, dtype);
+        }
+        if (matrix->bias_O) {
+            for (int o = 0; o < num_outputs; o++)
+                y[n][o] += matrix->bias_O[first + o];
+            round_all(y[n], num_outputs, dtype);
+        }
+    }
+    return num_outputs;
+}
+
+/* ---- who does what ---- */
+
+typedef struct {
+    int number, count;
+} Thread;
+
+typedef struct {
+    int first, stop;
+} Span;
+
+INLINE Thread this_thread(void) { return (Thread){omp_get_thread_num(), omp_get_num_threads()}; }
+
+INLINE Span share_of(int count, Thread thread)
+{
+    int64_t wide = count;
+    return (Span){wide * thread.number / thread.count, wide * (thread.number + 1) / thread.count};
+}
+
+/* Asks for the first weights of a thread's share, before it waits for the others. */
+INLINE void fetch_first(const Matrix *matrix, Thread thread)
+{
+    const char *first = panel_at(matrix, share_of(num_panels(matrix), thread).first);
+    for (int i = 0; i < AHEAD; i += 64)
+        __builtin_prefetch(first + i);
+}
+
+/* ---- one linear ---- */
+
+int64_t pharos_linear_floats(const Matrix *matrix, int num_rows, int num_threads)
+{
+    return num_threads * rows_floats(num_rows, matrix->num_inputs);
+}
+
+void pharos_linear(const Matrix *matrix, const void *x_NI, void *y_NO, int num_rows, int dtype,
+                   int num_threads, float *memory)
+{
+#pragma omp parallel num_threads(num_threads)
+    {
+        Thread thread = this_thread();
+        int64_t own = rows_floats(num_rows, matrix->num_inputs);
+        Rows rows = make_rows(memory + own * thread.number, num_rows, matrix->num_inputs);
+        for (int n = 0; n < num_rows; n++)
+            widen(at(x_NI, dtype, (int64_t)n * matrix->num_inputs), dtype, matrix->num_inputs,
+                  rows.x_NI + n * rows.stride);
+        finish_rows(&rows, matrix, dtype);
+        Panel y;
+        Span panels = share_of(num_panels(matrix), thread);
+        for (int panel = panels.first; panel < panels.stop; panel++) {
+            int count = multiply(matrix, panel, &rows, dtype, y);
+            int64_t first = (int64_t)panel * panel_width(matrix);
+            for (int n = 0; n < num_rows; n++) {
+                int64_t index = n * (int64_t)matrix->num_outputs + first;
+                narrow(y[n], count, dtype, (void *)at(y_NO, dtype, index));
+            }
+        }
+    }
+}
+
+/* ---- attention ---- */
+
+INLINE float *head_of(const Block *block, float *qkv_NX, int64_t row, int head)
+{
+    int64_t heads = block->num_heads + 2 * block->num_groups;
+    return qkv_NX + (row * heads + head) * block->head_dim;
+}
+
+/* The norm of a query or key, if there is one, and its rotation. */
+static void place_head(const Block *block, const Pass *pass, int row, const float *norm_K,
+                       const float *from_K, float *x_K)
+{
+    int num_pairs = pass->num_pairs;
+    memcpy(x_K, from_K, 4 * block->head_dim);
+    if (norm_K)
+        norm(x_K, norm_K, block->head_dim, block->head_eps, pass->dtype);
+    float cos_E[num_pairs], sin_E[num_pairs];
+    widen(at(pass->cos_NE, pass->dtype, (int64_t)row * num_pairs), pass->dtype, num_pairs, cos_E);
+    widen(at(pass->sin_NE, pass->dtype, (int64_t)row * num_pairs), pass->dtype, num_pairs, sin_E);
+    for (int i = 0; i < num_pairs; i++) {
+        float one = x_K[i], two = x_K[i + num_pairs];
+        x_K[i] = rounded(one * cos_E[i] - two * sin_E[i], pass->dtype);
+        x_K[i + num_pairs] = rounded(two * cos_E[i] + one * sin_E[i], pass->dtype);
+    }
+}
+
+/* Where the keys (0) or values (1) of a head begin that stand at a slot and after it. */
+INLINE void *stored(const Block *block, const Pass *pass, void *kv_2GSK, int which, int group,
+                    int64_t slot)
+{
+    int64_t head = (int64_t)which * block->num_groups + group;
+    int64_t index = (head * pass->num_slots + slot) * block->head_dim;
+    return (void *)at(kv_2GSK, pass->dtype, index);
+}
+
+static void store_keys(const Block *block, const Pass *pass, float *qkv_NX, void *kv_2GSK,
+                       Thread thread)
+{
+    Span units = share_of(pass->num_rows * block->num_groups, thread);
+    float key_K[block->head_dim];
+    for (int unit = units.first; unit < units.stop; unit++) {
+        int row = unit / block->num_groups, group = unit % block->num_groups;
+        const float *k_K = head_of(block, qkv_NX, row, block->num_heads + group);
+        const float *v_K = k_K + block->num_groups * block->head_dim;
+        int64_t slot = pass->slots_N[row];
+        place_head(block, pass, row, block->key_norm_K, k_K, key_K);
+        narrow(key_K, block->head_dim, pass->dtype, stored(block, pass, kv_2GSK, 0, group, slot));
+        narrow(v_K, block->head_dim, pass->dtype, stored(block, pass, kv_2GSK, 1, group, slot));
+    }
+}
+
+/* Keys are read sixteen at a time, once for the heads that share them; the softmax goes along
+ * (Milakov & Gimelshein 2018, arXiv:1805.02867). */
+typedef struct {
+    float *q_RK, *out_RK, *most_R, *sum_R, *k_LK, *v_LK;
+} Softmax;
+
+INLINE int64_t softmax_floats(const Block *block)
+{
+    int64_t heads = block->num_heads / block->num_groups;
+    return padded(2 * heads * (block->head_dim + 1) + 2 * LANES * block->head_dim);
+}
+
+INLINE Softmax make_softmax(float *memory, int64_t heads, int64_t width)
+{
+    float *most_R = memory + 2 * heads * width, *k_LK = most_R + 2 * heads;
+    return (Softmax){memory,         memory + heads * width, most_R,
+                     most_R + heads, k_LK,                   k_LK + LANES * width};
+}
+
+static void weigh(const Softmax *softmax, int head, int count, int64_t width)
+{
+    const float *q_K = softmax->q_RK + head * width;
+    float *out_K = softmax->out_RK + head * width, scores[LANES], most = softmax->most_R[head];
+    for (int s = 0; s < LANES; s++)
+        scores[s] = -INFINITY;
+    for (int s = 0; s < count; s++) {
+        const float *k_K = softmax->k_LK + s * width;
+        float score = 0.0f;
+#pragma omp simd reduction(+ : score)
+        for (int64_t i = 0; i < width; i++)
+            score += q_K[i] * k_K[i];
+        scores[s] = score;
+        most = score > most ? score : most;
+    }
+    float fading = exponential(softmax->most_R[head] - most), sum = 0.0f;
+#pragma omp simd
+    for (int s = 0; s < LANES; s++)
+        scores[s] = exponential(scores[s] - most);
+    for (int s = 0; s < count; s++)
+        sum += scores[s];
+    softmax->most_R[head] = most;
+    softmax->sum_R[head] = softmax->sum_R[head] * fading + sum;
+#pragma omp simd
+    for (int64_t i = 0; i < width; i++)
+        out_K[i] *= fading;
+    for (int s = 0; s < count; s++) {
+        const float *v_K = softmax->v_LK + s * width;
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++)
+            out_K[i] += scores[s] * v_K[i];
+    }
+}
+
+/* Heads of one group, of one row. */
+static void attend(const Block *block, const Pass *pass, float *qkv_NX, void *kv_2GSK, int row,
+                   int first_head, int num_heads, float *attended_NX, float *memory)
+{
+    int64_t width = block->head_dim, size = pass->block_size, position = pass->positions_N[row];
+    int group = first_head / (block->num_heads / block->num_groups);
+    const int64_t *table = pass->tables + pass->table_N[row];
+    Softmax softmax = make_softmax(memory, num_heads, width);
+    for (int head = 0; head < num_heads; head++) {
+        float *q_K = softmax.q_RK + head * width;
+        place_head(block, pass, row, block->query_norm_K,
+                   head_of(block, qkv_NX, row, first_head + head), q_K);
+        for (int64_t i = 0; i < width; i++)
+            q_K[i] *= block->scale;
+        softmax.most_R[head] = -INFINITY;
+        softmax.sum_R[head] = 0.0f;
+        memset(softmax.out_RK + head * width, 0, 4 * width);
+    }
+    int64_t first = block->look_back < 0 ? 0 : position - block->look_back;
+    for (int64_t start = first < 0 ? 0 : first, count; start <= position; start += count) {
+        int64_t left = position + 1 - start, in_block = size - start % size;
+        int64_t slot = table[start / size] * size + start % size;
+        count = left < in_block ? left : in_block;
+        count = count < LANES ? count : LANES;
+        widen(stored(block, pass, kv_2GSK, 0, group, slot), pass->dtype, count * width,
+              softmax.k_LK);
+        widen(stored(block, pass, kv_2GSK, 1, group, slot), pass->dtype, count * width,
+              softmax.v_LK);
+        for (int head = 0; head < num_heads; head++)
+            weigh(&softmax, head, (int)count, width);
+    }
+    float *out_X = attended_NX + ((int64_t)row * block->num_heads + first_head) * width;
+    for (int head = 0; head < num_heads; head++)
+        for (int64_t i = 0; i < width; i++)
+            out_X[head * width + i] =
+                rounded(softmax.out_RK[head * width + i] / softmax.sum_R[head], pass->dtype);
+}
+
+/* A unit is a row and a group; with fewer of them than threads, some of a group's heads. */
+static void attend_all(const Block *block, const Pass *pass, float *qkv_NX, void *kv_2GSK,
+                       float *attended_NX, float *memory, Thread thread)
+{
+    int together = block->num_heads / block->num_groups;
+    int groups = pass->num_rows * block->num_groups;
+    int parts = (thread.count + groups - 1) / groups;
+    parts = parts < together ? parts : together;
+    Span units = share_of(groups * parts, thread);
+    for (int unit = units.first; unit < units.stop; unit++) {
+        int row = unit / parts / block->num_groups, group = unit / parts % block->num_groups;
+        Span heads = share_of(together, (Thread){unit % parts, parts});
+        attend(block, pass, qkv_NX, kv_2GSK, row, group * together + heads.first,
+               heads.stop - heads.first, attended_NX, memory);
+    }
+}
+
+/* ---- one block ---- */
+
+/* Shared by the threads; then what each has for itself. */
+typedef struct {
+    float *qkv_NX, *attended_NX, *middle_ND, *inner_NF, *own;
+    int64_t own_floats;
+} Memory;
+
+static int64_t widest(const Block *block)
+{
+    int64_t width = block->query.num_inputs, heads = block->out.num_inputs;
+    int64_t inner = block->down.num_inputs, most = width > heads ? width : heads;
+    return most > inner ? most : inner;
+}
+
+static Memory lay_out(const Block *block, int num_rows, float *memory)
+{
+    int64_t heads = block->num_heads + 2 * block->num_groups, rows = num_rows;
+    float *attended_NX = memory + padded(rows * heads * block->head_dim);
+    float *middle_ND = attended_NX + padded(rows * block->out.num_inputs);
+    float *inner_NF = middle_ND + padded(rows * block->query.num_inputs);
+    float *own = inner_NF + padded(rows * block->down.num_inputs);
+    int64_t own_floats = padded(rows_floats(num_rows, widest(block))) + softmax_floats(block);
+    return (Memory){memory, attended_NX, middle_ND, inner_NF, own, own_floats};
+}
+
+int64_t pharos_block_floats(const Block *block, int num_rows, int num_threads)
+{
+    Memory memory = lay_out(block, num_rows, NULL);
+    return (memory.own - (float *)NULL) + num_threads * memory.own_floats;
+}
+
+static void project_heads(const Block *block, const Rows *rows, int dtype, float *qkv_NX,
+                          Thread thread)
+{
+    const Matrix *matrices[3] = {&block->query, &block->key, &block->value};
+    int counts[3] = {num_panels(matrices[0]), num_panels(matrices[1]), num_panels(matrices[2])};
+    int to_key = block->query.num_outputs, to_value = to_key + block->key.num_outputs;
+    int offsets[3] = {0, to_key, to_value};
+    int64_t stride = to_value + block->value.num_outputs;
+    Span panels = share_of(counts[0] + counts[1] + counts[2], thread);
+    Panel y;
+    for (int unit = panels.first; unit < panels.stop; unit++) {
+        int which = 0, panel = unit;
+        while (panel >= counts[which])
+            panel -= counts[which++];
+        const Matrix *matrix = matrices[which];
+        int count = multiply(matrix, panel, rows, dtype, y);
+        int64_t first = offsets[which] + panel * panel_width(matrix);
+        for (int n = 0; n < rows->num_rows; n++)
+            memcpy(qkv_NX + n * stride + first, y[n], 4 * count);
+    }
+}
+
+static void add_attended(const Block *block, const Rows *rows, const void *x_ND, int dtype,
+                         float *middle_ND, Thread thread)
+{
+    int64_t width = block->out.num_outputs;
+    Span panels = share_of(num_panels(&block->out), thread);
+    Panel y;
+    for (int panel = panels.first; panel < panels.stop; panel++) {
+        int count = multiply(&block->out, panel, rows, dtype, y);
+        for (int n = 0; n < rows->num_rows; n++) {
+            int64_t first = n * width + panel * panel_width(&block->out);
+            float x[WIDEST];
+            widen(at(x_ND, dtype, first), dtype, count, x);
+            for (int o = 0; o < count; o++)
+                middle_ND[first + o] = rounded(x[o] + y[n][o], dtype);
+        }
+    }
+}
+
+static void gate(const Block *block, const Rows *rows, int dtype, float *inner_NF, Thread thread)
+{
+    int64_t width = block->up.num_outputs;
+    Span panels = share_of(num_panels(&block->up), thread);
+    Panel gate, up;
+    for (int panel = panels.first; panel < panels.stop; panel++) {
+        multiply(&block->gate, panel, rows, dtype, gate);
+        int count = multiply(&block->up, panel, rows, dtype, up);
+        for (int n = 0; n < rows->num_rows; n++) {
+            float *inner = inner_NF + n * width + panel * panel_width(&block->up);
+#pragma omp simd
+            for (int o = 0; o < count; o++) {
+                float silu = gate[n][o] / (1.0f + exponential(-gate[n][o]));
+                inner[o] = rounded(rounded(silu, dtype) * up[n][o], dtype);
+            }
+        }
+    }
+}
+
+static void add_inner(const Block *block, const Rows *rows, const float *middle_ND, int dtype,
+                      void *y_ND, Thread thread)
+{
+    int64_t width = block->down.num_outputs;
+    Span panels = share_of(num_panels(&block->down), thread);
+    Panel y;
+    for (int panel = panels.first; panel < panels.stop; panel++) {
+        int count = multiply(&block->down, panel, rows, dtype, y);
+        for (int n = 0; n < rows->num_rows; n++) {
+            int64_t first = n * width + panel * panel_width(&block->down);
+            for (int o = 0; o < count; o++)
+                y[n][o] += middle_ND[first + o];
+            narrow(y[n], count, dtype, (void *)at(y_ND, dtype, first));
+        }
+    }
+}
+
+/* `kv_2GSK` is the memory of this block's keys and values, where the new ones are stored first. */
+void pharos_block(const Block *block, const Pass *pass, const void *x_ND, void *kv_2GSK, void *y_ND,
+                  float *memory)
+{
+    int dtype = pass->dtype, num_rows = pass->num_rows;
+    Memory all = lay_out(block, num_rows, memory);
+#pragma omp parallel num_threads(pass->num_threads)
+    {
+        Thread thread = this_thread();
+        float *own = all.own + all.own_floats * thread.number;
+        Rows rows = make_rows(own, num_rows, widest(block));
+        normed_rows(&rows, x_ND, dtype, block->attention_norm_D, block->attention_eps,
+                    &block->query, dtype);
+        project_heads(block, &rows, dtype, all.qkv_NX, thread);
+#pragma omp barrier
+        store_keys(block, pass, all.qkv_NX, kv_2GSK, thread);
+        fetch_first(&block->out, thread);
+#pragma omp barrier
+        attend_all(block, pass, all.qkv_NX, kv_2GSK, all.attended_NX,
+                   own + padded(rows_floats(num_rows, widest(block))), thread);
+#pragma omp barrier
+        copy_rows(&rows, all.attended_NX, &block->out, dtype);
+        add_attended(block, &rows, x_ND, dtype, all.middle_ND, thread);
+        fetch_first(&block->gate, thread);
+#pragma omp barrier
+        normed_rows(&rows, all.middle_ND, FLOAT32, block->mlp_norm_D, block->mlp_eps, &block->up,
+                    dtype);
+        gate(block, &rows, dtype, all.inner_NF, thread);
+        fetch_first(&block->down, thread);
+#pragma omp barrier
+        copy_rows(&rows, all.inner_NF, &block->down, dtype);
+        add_inner(block, &rows, all.middle_ND, dtype, y_ND, thread);
+    }
+}
+
+/* For whoever mirrors these structures: a Matrix, a Block, a Pass. */
+int pharos_size_of(int which)
+{
+    return which == 0 ? sizeof(Matrix) : which == 1 ? sizeof(Block) : sizeof(Pass);
+}

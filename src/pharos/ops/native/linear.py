@@ -1,0 +1,196 @@
+"""A few rows times a matrix that lies as torch's own kernels have it: nothing is kept twice.
+
+    matrix = bf16_matrix(packed, bias)      # None where it does not lie as expected
+    if matrix is not None and matrix.takes(x):
+        y = matrix(x)
+
+oneDNN's layouts are its own affair, and differ between processors. Of those that lie as our kernels
+read them, a row is multiplied by both, and the kernels are used if they give the same.
+
+Shapes: N rows, I inputs, O outputs.
+"""
+
+from collections.abc import Callable
+from ctypes import addressof
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pharos.ops.int8 import ZERO, int8_matmul, quantize_around_zero, unpack_int8_weight
+from pharos.ops.linear import packed_linear
+from pharos.ops.native.load import Library, library
+from pharos.ops.native.structures import Matrix
+
+MOST_ROWS = 8
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+"""As the kernels number them."""
+
+
+class Layout(IntEnum):
+    BF16_PANELS = 0
+    INT8_PANELS = 1
+    INT8_ROWS = 2
+
+
+class NativeMatrix:
+    """The matrix of a frozen linear, and its bias. `kept` are the tensors that `struct` points to.
+    It is not copied with the linear that it belongs to, whose copy has tensors of its own."""
+
+    def __init__(self, loaded: Library, struct: Matrix, kept: tuple[Tensor | None, ...]) -> None:
+        self.struct, self._kept, self._library = struct, kept, loaded
+        self.address = addressof(struct)
+        self.num_inputs, self.num_outputs = int(struct.num_inputs), int(struct.num_outputs)
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether `x` is one to eight rows that the kernels compute with."""
+        return (
+            0 < x.numel() <= MOST_ROWS * self.num_inputs
+            and x.dtype in DTYPES
+            and x.device.type == "cpu"
+            and not (x.requires_grad and torch.is_grad_enabled())
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`x Wᵀ + b`, in the type of `x` and with its dimensions but the last."""
+        assert x.shape[-1] == self.num_inputs, (x.shape, self.num_inputs)
+        x, num_threads = x.contiguous(), torch.get_num_threads()
+        num_rows = x.numel() // self.num_inputs
+        y = x.new_empty(*x.shape[:-1], self.num_outputs)
+        floats = self._library.linear_floats(self.address, num_rows, num_threads)
+        memory = torch.empty(floats, dtype=torch.float32)
+        self._library.linear(
+            self.address,
+            x.data_ptr(),
+            y.data_ptr(),
+            num_rows,
+            DTYPES[x.dtype],
+            num_threads,
+            memory.data_ptr(),
+        )
+        return y
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return type(None), ()
+
+
+def bf16_matrix(packed_OI: Tensor, bias_O: Tensor | None) -> NativeMatrix | None:
+    """Of what `pack_weight` gave for a bfloat16 weight."""
+    loaded = library()
+    if loaded is None or packed_OI.dtype != torch.bfloat16 or not _has_address(packed_OI):
+        return None
+    num_outputs, num_inputs = packed_OI.shape
+    padded, rest = divmod(_num_bytes(packed_OI), 2 * _up(num_outputs, 32))
+    if rest or num_inputs % 4 or padded != _up(num_inputs, 32):
+        return None
+    made = _matrix(
+        loaded,
+        Layout.BF16_PANELS,
+        (num_outputs, num_inputs, padded),
+        packed_OI,
+        torch.ops.mkldnn.data_ptr(packed_OI),
+        bias_O=bias_O,
+    )
+    x_1I = _any_row(num_inputs).bfloat16()
+    return made if _agree(made(x_1I), packed_linear(x_1I, packed_OI, bias_O, gelu=False)) else None
+
+
+def int8_matrix(packed_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None) -> NativeMatrix | None:
+    """Of what `pack_int8_weight` gave, for rows that are quantized around zero; `scale_O` is what
+    `int8_matmul` is given with it. Such a product is the same, bit for bit."""
+    loaded = library()
+    if loaded is None or not _has_address(packed_OI):
+        return None
+    weight_OI = unpack_int8_weight(packed_OI)
+    num_outputs, num_inputs = weight_OI.shape
+    outputs, inputs = _up(num_outputs, 64), _up(num_inputs, 64)
+    # Beside the weights there are their sums, in an order of their own.
+    if num_inputs % 4 or _num_bytes(packed_OI) != outputs * (inputs + 4):
+        return None
+    sums_O = torch.zeros(outputs, dtype=torch.int32)
+    sums_O[:num_outputs] = weight_OI.sum(dim=1, dtype=torch.int32)
+    made = _matrix(
+        loaded,
+        Layout.INT8_PANELS,
+        (num_outputs, num_inputs, inputs),
+        packed_OI,
+        torch.ops.mkldnn.data_ptr(packed_OI),
+        scale_O=scale_O,
+        sums_O=sums_O,
+        bias_O=bias_O,
+    )
+    x_1I = _any_row(num_inputs)
+    q_1I, most_11 = quantize_around_zero(x_1I)
+    expected_1O = int8_matmul(q_1I, packed_OI, scale_O, zero=ZERO) * most_11
+    if bias_O is not None:
+        expected_1O += bias_O
+    return made if _agree(made(x_1I), expected_1O) else None
+
+
+def int8_rows_matrix(
+    weight_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None
+) -> NativeMatrix | None:
+    """Of a weight in bytes as `quantize_weight` gives it."""
+    loaded = library()
+    if loaded is None or weight_OI.device.type != "cpu" or not weight_OI.is_contiguous():
+        return None
+    num_outputs, num_inputs = weight_OI.shape
+    return _matrix(
+        loaded,
+        Layout.INT8_ROWS,
+        (num_outputs, num_inputs, num_inputs),
+        weight_OI,
+        weight_OI.data_ptr(),
+        scale_O=scale_O,
+        bias_O=bias_O,
+    )
+
+
+def _matrix(
+    loaded: Library,
+    layout: Layout,
+    sizes: tuple[int, int, int],
+    weight_OI: Tensor,
+    address: int,
+    *,
+    scale_O: Tensor | None = None,
+    sums_O: Tensor | None = None,
+    bias_O: Tensor | None = None,
+) -> NativeMatrix:
+    scale_O, bias_O = _floats(scale_O), _floats(bias_O)
+    struct = Matrix(
+        address, address_of(scale_O), address_of(sums_O), address_of(bias_O), layout, *sizes
+    )
+    return NativeMatrix(loaded, struct, (weight_OI, scale_O, sums_O, bias_O))
+
+
+def _floats(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.detach().float().contiguous()
+
+
+def address_of(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+def _has_address(packed_OI: Tensor) -> bool:
+    operators: Any = torch.ops.mkldnn
+    return packed_OI.is_mkldnn and hasattr(operators, "data_ptr") and hasattr(operators, "_nbytes")
+
+
+def _num_bytes(packed_OI: Tensor) -> int:
+    return int(torch.ops.mkldnn._nbytes(packed_OI))
+
+
+def _up(count: int, to: int) -> int:
+    return -(-count // to) * to
+
+
+def _any_row(width: int) -> Tensor:
+    return torch.randn(1, width, generator=torch.Generator().manual_seed(width))
+
+
+def _agree(ours: Tensor, theirs: Tensor) -> bool:
+    """Equal but for rounding; weights in another order would give something else altogether."""
+    ours, theirs = ours.float(), theirs.float()
+    return torch.allclose(ours, theirs, rtol=0.02, atol=0.02 * float(theirs.abs().max()))
