@@ -40,7 +40,8 @@ def train(
       pharos train recipes/shakespeare_char_cpu.yaml
       pharos train recipes/shakespeare_char_cpu.yaml output=runs/small training.steps=200
       pharos train recipes/shakespeare_char_cpu.yaml --resume
-      pharos train recipes/shakespeare_char_cpu.yaml --preview
+      pharos train recipes/sft_lora.yaml --preview
+      pharos train recipes/sft_lora.yaml model.load=path/to/model data.train=chat.jsonl
       torchrun --nproc-per-node 2 -m pharos train recipes/wikitext_bpe_gpt.yaml parallel.data=2
 
     Ctrl-C writes a checkpoint and ends the run; --resume goes on from it, exactly. Everything of a
