@@ -54,14 +54,18 @@ def test_it_says_what_the_head_is_for_and_what_its_classes_are_called(tmp_path: 
 @given(
     labels=st.none() | st.lists(st.text(), min_size=1, max_size=5).map(tuple),
     quantization=st.none() | st.just("nf4"),
+    has_own_head=st.booleans(),
 )
 def test_what_is_written_is_read_and_the_same_is_the_same_bytes(
     labels: tuple[str, ...] | None,
     quantization: str | None,
+    has_own_head: bool,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     tensors = {f"größe.{i}": torch.full((i,), float(i)) for i in range(4)}
-    told = TrainedOn(task="reward", labels=labels, quantization=quantization)
+    told = TrainedOn(
+        task="reward", labels=labels, quantization=quantization, has_own_head=has_own_head
+    )
     folder = tmp_path_factory.mktemp("adapter")
     written = set()
     for _ in range(4):
