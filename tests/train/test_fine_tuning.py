@@ -22,6 +22,7 @@ from pharos.data.tokenizer import Tokenizer
 from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
 from pharos.models.load import load_model, new_model, save_model
 from pharos.serve.local import LocalModel, load_local
+from pharos.train.checkpoint import load_state
 from pharos.train.events import Evaluation, Observer, StepRecord
 from pharos.train.preview import Preview, preview, told
 from pharos.train.recipe import read_recipe
@@ -140,13 +141,20 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "prompt_tuning": {"method": "prompt_tuning", "num_virtual_tokens": 4},
     "with a head": {"method": "lora", "r": 4, "modules_to_save": ["lm_head"]},
 }
+KINDS: dict[str, dict[str, Any]] = {name: {"adapter": each} for name, each in ADAPTERS.items()} | {
+    "qlora, 8 bits, paged": {
+        "adapter": {"method": "qlora", "r": 8, "modules_to_save": ["lm_head"]},
+        "optimizer": {"name": "adamw8bit", "paged": True, "lr": 1e-2, "weight_decay": 0.0},
+        "training": training(precision="bf16"),
+    }
+}
 
 
-@pytest.mark.parametrize("kind", ADAPTERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_run_with_an_adapter_that_was_killed_goes_on_as_if_it_had_not_been(
     kind: str, folder: Path, tmp_path: Path
 ) -> None:
-    sections = {"adapter": ADAPTERS[kind]}
+    sections = KINDS[kind]
     whole, losses = train(recipe(folder, tmp_path / "whole", **sections))
     broken = recipe(folder, tmp_path / "broken", **sections)
     train(broken, stop_at=3)  # the last checkpoint is of step 2
@@ -156,12 +164,12 @@ def test_a_run_with_an_adapter_that_was_killed_goes_on_as_if_it_had_not_been(
     assert losses_after.losses == {step: losses.losses[step] for step in (3, 4)}
 
 
-@pytest.mark.parametrize("kind", ADAPTERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_only_the_adapter_trains_and_only_it_is_saved(
     kind: str, folder: Path, tmp_path: Path
 ) -> None:
     before = (folder / "model" / "model.safetensors").read_bytes()
-    raw = recipe(folder, tmp_path / "run", adapter=ADAPTERS[kind])
+    raw = recipe(folder, tmp_path / "run", **KINDS[kind])
     with open_run(read_recipe(raw), resume=False, say=lambda text: None) as run:
         assert run.adapters is not None
         first = {name: p.detach().clone() for name, p in run.model.named_parameters()}
@@ -175,6 +183,24 @@ def test_only_the_adapter_trains_and_only_it_is_saved(
         config = json.loads((saved / "adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == str(folder / "model")
     assert (folder / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_what_is_large_has_its_state_in_8_bits(folder: Path, tmp_path: Path) -> None:
+    train(recipe(folder, tmp_path, **KINDS["qlora, 8 bits, paged"]))
+    saved = load_state(tmp_path / "checkpoints" / "step-00000004")["optimizer"]["state"].values()
+    paged = [state["rms"] for state in saved if "rms" in state]
+    assert [(codes.numel(), codes.dtype) for codes in paged] == [(340 * 64, torch.uint8)]
+
+
+@pytest.mark.parametrize(("precision", "is_told"), [("fp32", True), ("bf16", False)])
+def test_qlora_that_computes_in_float32_says_so(
+    precision: str, is_told: bool, folder: Path, tmp_path: Path
+) -> None:
+    sections = {"adapter": ADAPTERS["qlora"], "training": training(precision=precision)}
+    told: list[str] = []
+    raw = recipe(folder, tmp_path, **sections)
+    with open_run(read_recipe(raw), resume=False, say=told.append):
+        assert sum("qlora computes in float32" in line for line in told) == is_told
 
 
 def test_an_adapter_begins_as_another_and_its_head_anew(folder: Path, tmp_path: Path) -> None:

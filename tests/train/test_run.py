@@ -20,7 +20,8 @@ from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
 from pharos.models.load import load_model, new_model, save_model
 from pharos.train.events import Observer, RunFacts, StepRecord
 from pharos.train.metrics_log import METRICS_FILE, MetricsLog, read_metrics
-from pharos.train.recipe import ModelSection, data_fingerprint, read_recipe
+from pharos.train.model_section import ModelSection
+from pharos.train.recipe import data_fingerprint, read_recipe
 from pharos.train.rl.rewards import RewardSection, final_number
 from pharos.train.run import open_run
 from pharos.train.start import first_model
