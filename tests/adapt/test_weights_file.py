@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -56,6 +56,7 @@ def test_it_says_what_the_head_is_for_and_what_its_classes_are_called(tmp_path: 
     quantization=st.none() | st.just("nf4"),
     has_own_head=st.booleans(),
 )
+@settings(deadline=None)
 def test_what_is_written_is_read_and_the_same_is_the_same_bytes(
     labels: tuple[str, ...] | None,
     quantization: str | None,

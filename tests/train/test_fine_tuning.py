@@ -335,6 +335,43 @@ def test_pairs_come_from_the_same_formats(objective: str, folder: Path, tmp_path
     assert seen.losses[8] < 0.5
 
 
+def say(*turns: str) -> list[dict[str, str]]:
+    """Assistant and user by turns, the assistant first."""
+    return [{"role": ("assistant", "user")[i % 2], "content": text} for i, text in enumerate(turns)]
+
+
+ASKED = [{"role": "user", "content": "Who?"}]
+LONGER = {"prompt": ASKED, "chosen": say("Ann.", "Who else?", "Bob."), "rejected": say("No.")}
+PARTING = {
+    "chosen": [*ASKED, *say("Ann.", "And then?", "Bob.")],
+    "rejected": [*ASKED, *say("Ann.", "Oh?", "Bob.")],
+}
+
+
+@pytest.mark.parametrize(
+    ("objective", "pair", "says"),
+    [
+        ("dpo", LONGER, "record 0: the answer has several turns"),
+        ("dpo", PARTING, "record 0: chosen and rejected do not answer the same"),
+        ("reward", PARTING, "record 0: chosen and rejected do not answer the same"),
+        ("reward", LONGER, None),  # it only reads them
+    ],
+)
+def test_pairs_that_would_teach_the_users_words_are_named(
+    objective: str, pair: Mapping[str, Any], says: str | None, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    told = data(folder, train=str(tmp_path / "pairs.jsonl"))
+    raw = recipe(folder, tmp_path / "run", data=told, objective={"name": objective})
+    if objective == "dpo":
+        raw["adapter"] = ADAPTERS["lora"]
+    if says is None:
+        assert "<|im_start|>user\nWho else?" in previewed(raw).samples[0].reads[1].text
+        return
+    with pytest.raises(TrainingError, match=says):
+        previewed(raw)
+
+
 @pytest.mark.parametrize(
     ("sections", "says"),
     [

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pharos.core.errors import TrainingError
 from pharos.data.conversations import Conversation, Text
 from pharos.data.examples import IGNORED
 from pharos.data.packing import BestFitRows
@@ -100,10 +101,13 @@ def _write(path: Path, key: str, texts: Sequence[Rendered]) -> None:
 
 class PreferenceRows:
     """`{"prompt_ids", "chosen_ids", "rejected_ids"}`: what both texts begin with, and the answers,
-    to the token that ends them."""
+    to the token that ends them. `names` are what errors call the pairs. Raises TrainingError for a
+    pair that does not begin alike."""
 
-    def __init__(self, pairs: Iterable[tuple[Rendered, Rendered]]) -> None:
+    def __init__(self, pairs: Iterable[tuple[Rendered, Rendered]], names: Iterable[str]) -> None:
         split = [(_parted(chosen), _parted(rejected)) for chosen, rejected in pairs]
+        for ((prompt, _), (other, _)), name in zip(split, names, strict=True):
+            _check_same(prompt, other, name)
         self.prompts = TokenArrays.of_documents(chosen[0] for chosen, _ in split)
         self.chosen = TokenArrays.of_documents(chosen[1] for chosen, _ in split)
         self.rejected = TokenArrays.of_documents(rejected[1] for _, rejected in split)
@@ -122,6 +126,26 @@ class PreferenceRows:
 def left_out() -> Rendered:
     """What stands for a text that is not learned from: it has no tokens."""
     return Rendered(ids=np.empty(0, np.int32), labels=np.empty(0, np.int32), num_cut=0)
+
+
+def check_single_answer(text: Rendered, name: str) -> None:
+    """Raises TrainingError for a text in which others speak between what is learned: as one answer,
+    their words would be learned too."""
+    learned = np.flatnonzero(text.labels != IGNORED)
+    if len(learned) and learned[-1] - learned[0] >= len(learned):
+        raise TrainingError(
+            f"{name}: the answer has several turns, with words between them that are not the "
+            "assistant's; keep one, or give the earlier ones in prompt"
+        )
+
+
+def _check_same(prompt: Int32s, other: Int32s, name: str) -> None:
+    if not np.array_equal(prompt, other):
+        raise TrainingError(
+            f"{name}: chosen and rejected do not answer the same: before the one are "
+            f"{len(prompt)} tokens, and before the other {len(other)} that differ; give what they "
+            "share as prompt, and nothing else before the answers"
+        )
 
 
 def _parted(text: Rendered) -> tuple[Int32s, Int32s]:

@@ -30,6 +30,7 @@ from pharos.data.rendered_rows import (
     PreferenceRows,
     RenderedRows,
     RenderingReport,
+    check_single_answer,
     left_out,
     rendered_once,
 )
@@ -45,6 +46,8 @@ RENDERED_FILE = "rendered.npz"
 OF_TEXTS, OF_PAIRS = ("sft",), ("dpo", "reward")
 CONVERSATIONAL = (*OF_TEXTS, *OF_PAIRS)
 """Objectives that learn from conversations."""
+OF_SINGLE_ANSWERS = ("dpo",)
+"""Those that learn to say the whole of an answer. (A reward model only reads it.)"""
 OF_TEXTS_MADE, OF_PAIRS_MADE = (Conversation, Continuation), (Preference,)
 SAMPLED = 256
 
@@ -137,14 +140,15 @@ def conversation_data(
     rendered = rendered_once(
         folder / RENDERED_FILE, chat.key(texts, data), lambda: chat.render(texts, data)
     )
+    named = [(where, each) for (where, _), each in zip(texts, rendered, strict=True)]
     each = 2 if objective in OF_PAIRS else 1
     count = len(training) * each
-    learned, others = _kept(rendered[:count], each), _kept(rendered[count:], each)
+    learned, others = _kept(named[:count], each), _kept(named[count:], each)
     if not learned:
         raise TrainingError(f"all of {data.records} is too long; make data.max_tokens larger")
     rows = _rows(learned, objective, data)
     report = RenderingReport.of(
-        learned,
+        [text for _, text in learned],
         format_name=format_name,
         num_left_out=count - len(learned),
         sampled=[text for _, text in texts[: min(count, SAMPLED)]],
@@ -203,16 +207,25 @@ def _rendered(renderer: Renderer, text: Text, where: str, data: RecordData) -> R
         return left_out()
 
 
-def _kept(rendered: Sequence[Rendered], each: int) -> list[Rendered]:
+Named = Sequence[tuple[str, Rendered]]
+"""Rendered texts, with what errors call each."""
+
+
+def _kept(rendered: Named, each: int) -> Named:
     """Without the examples, of `each` texts, that have one which is left out."""
     examples = (rendered[i : i + each] for i in range(0, len(rendered), each))
-    return [text for texts in examples if all(len(t.ids) for t in texts) for text in texts]
+    return [text for texts in examples if all(len(t.ids) for _, t in texts) for text in texts]
 
 
-def _rows(rendered: Sequence[Rendered], objective: str, data: RecordData) -> Rows:
+def _rows(rendered: Named, objective: str, data: RecordData) -> Rows:
+    if objective in OF_SINGLE_ANSWERS:
+        for name, text in rendered:
+            check_single_answer(text, name)
+    texts = [text for _, text in rendered]
     if objective in OF_PAIRS:
-        return PreferenceRows(list(zip(rendered[::2], rendered[1::2], strict=True)))
-    rows = RenderedRows(rendered)
+        names = (name for name, _ in rendered[::2])
+        return PreferenceRows(zip(texts[::2], texts[1::2], strict=True), names)
+    rows = RenderedRows(texts)
     return PackedRows(rows, data.max_tokens) if data.packing else rows
 
 

@@ -127,7 +127,7 @@ def test_a_trained_prompt_stands_before_each_row(
 
 def test_pairs_are_a_prompt_and_two_answers_to_their_ends() -> None:
     pair = rendered([7, 8, 9, END, 5], [2, 3]), rendered([7, 8, END], [2])
-    row = PreferenceRows([pair]).row(0, 0)
+    row = PreferenceRows([pair], ["the pair"]).row(0, 0)
     assert {name: ids.tolist() for name, ids in row.items()} == {
         "prompt_ids": [7, 8],
         "chosen_ids": [9, END],
