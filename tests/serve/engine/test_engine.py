@@ -19,6 +19,7 @@ from pharos.models.heads import CausalLM
 from pharos.serve.engine.build import EngineConfig, engine_over
 from pharos.serve.engine.engine import Engine
 from pharos.serve.engine.grammar import GrammarCompiler
+from pharos.serve.engine.pace import Pace
 from pharos.serve.engine.request import Grammar, Output, Refusal, Request, Sequence
 from pharos.serve.engine.scheduler import SchedulerConfig
 from pharos.serve.engine.speculation import AdaptiveLength, NgramProposer, Proposer, Speculation
@@ -108,6 +109,21 @@ def always(proposer: Proposer) -> Speculation:
     return Speculation(proposer, AdaptiveLength(most=4, cost=0.001, max_batch=100))
 
 
+class FixedPace(Pace):
+    """A machine that takes so many seconds for a block, whatever a clock says."""
+
+    def __init__(self, move_s: float, read_s: float) -> None:
+        super().__init__(block_size=1)
+        super().note_moves(1, move_s)
+        super().note_reading(1, read_s)
+
+    def note_moves(self, num_blocks: int, seconds: float) -> None:
+        pass
+
+    def note_reading(self, num_tokens: int, seconds: float) -> None:
+        pass
+
+
 # Parity
 
 PROMPTS = st.lists(
@@ -126,6 +142,7 @@ SHARED = list(range(5, 19))
     num_host_blocks=st.sampled_from([0, 24]),
     prefix_cache=st.booleans(),
     temperature=st.sampled_from([0.0, 1.0]),
+    move_s=st.sampled_from([0.1, 0.7, 2.0]),
     drafter=st.sampled_from(["none", "ngram", "half right"]),
     seed=st.integers(0, 5),
 )
@@ -136,6 +153,7 @@ def test_a_request_gets_the_text_that_it_gets_alone(
     num_host_blocks: int,
     prefix_cache: bool,
     temperature: float,
+    move_s: float,
     drafter: str,
     seed: int,
 ) -> None:
@@ -155,15 +173,17 @@ def test_a_request_gets_the_text_that_it_gets_alone(
         prefix_cache=prefix_cache,
         speculation=None if drafter == "none" else always(proposers[drafter]),
     )
+    engine.scheduler.pool.pace = FixedPace(move_s, read_s=1.0)
     for each in requests:
         engine.add(each)
     outputs = drain(engine)
     assert {id_: ids_of(told) for id_, told in outputs.items()} == expected
 
 
-@pytest.mark.parametrize("num_host_blocks", [0, 64])
-def test_preemption_does_not_change_a_text(num_host_blocks: int) -> None:
+@pytest.mark.parametrize(("num_host_blocks", "move_s"), [(0, 0.1), (64, 0.1), (64, 0.7), (64, 2.0)])
+def test_preemption_does_not_change_a_text(num_host_blocks: int, move_s: float) -> None:
     engine = engine_with(num_blocks=14, num_host_blocks=num_host_blocks)
+    engine.scheduler.pool.pace = FixedPace(move_s, read_s=1.0)
     requests = [request(i, [i + 1, 7], params(max_tokens=40, temperature=1.0)) for i in range(4)]
     for each in requests:
         engine.add(each)
@@ -171,6 +191,16 @@ def test_preemption_does_not_change_a_text(num_host_blocks: int) -> None:
     assert engine.stats.num_preemptions > 0
     for each in requests:
         assert ids_of(outputs[each.id]) == generated(each)
+
+
+def test_the_engine_measures_what_it_moves_and_reads() -> None:
+    engine = engine_with(num_blocks=14, num_host_blocks=64)
+    for number in range(4):
+        engine.add(request(number, [number + 1] * 9, params(max_tokens=40, temperature=1.0)))
+    drain(engine)
+    pace = engine.scheduler.pool.pace
+    assert pace.move_s is not None and pace.move_s > 0.0
+    assert pace.read_s is not None and pace.read_s > 0.0
 
 
 def test_penalties_and_biases_hold_through_preemption_and_drafts() -> None:

@@ -217,6 +217,33 @@ def test_what_moved_to_the_host_comes_back_instead_of_being_computed_again() -> 
     assert plan.parts[0][1:] == (8, 1, 1)
 
 
+@pytest.mark.parametrize(("move_s", "num_fetched"), [(1.0, 2), (3.0, 0)])
+def test_what_is_read_faster_than_moved_is_read_again(move_s: float, num_fetched: int) -> None:
+    bench = Bench(num_blocks=5, num_host_blocks=10)
+    first, _ = bench.add(8, max_tokens=12), bench.add(7)
+    for _ in range(12):
+        bench.step()
+    bench.scheduler.finish(first, "length")
+    bench.pool.pace.note_moves(1, move_s)
+    bench.pool.pace.note_reading(bench.pool.block_size, 2.0)
+    plan = bench.scheduler.plan()
+    assert [move.direction for move in plan.moves].count("in") == num_fetched
+    assert plan.parts[0].start == 4 * num_fetched
+    assert plan.parts[0].num_tokens == 9 - 4 * num_fetched
+
+
+def test_where_moves_do_not_pay_nothing_is_moved_to_the_host() -> None:
+    bench = Bench(num_blocks=5, num_host_blocks=10)
+    bench.pool.pace.note_moves(1, 3.0)
+    bench.pool.pace.note_reading(bench.pool.block_size, 2.0)
+    bench.add(8, max_tokens=12)
+    second = bench.add(7)
+    for _ in range(12):
+        bench.step()
+    assert second.num_preemptions == 1
+    assert bench.pool.host.num_used == 0
+
+
 def test_nobody_takes_the_place_of_one_that_was_just_preempted() -> None:
     bench = Bench(num_blocks=5)
     bench.add(8)

@@ -26,6 +26,7 @@ from pharos.serve.engine.available_blocks import AvailableBlocks
 from pharos.serve.engine.block_keys import extend_keys
 from pharos.serve.engine.block_pool import BlockPool
 from pharos.serve.engine.grammar import GrammarState
+from pharos.serve.engine.pace import Pace
 from pharos.serve.engine.plan import Move, Part, Plan
 from pharos.serve.engine.request import FinishReason, Grammar, Request, Sequence, Status
 from pharos.serve.engine.scheduler import Scheduler, SchedulerConfig
@@ -215,6 +216,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         length = num_prompt + sequence.request.params.max_tokens
         room = self.pool.num_blocks * self.pool.block_size
         return num_prompt > 0 and length <= 40 and length - 1 <= room
+
+    @rule(move_s=st.sampled_from([0.0, 1.0, 3.0, 9.0]), read_s=st.sampled_from([0.5, 1.0, 2.0]))
+    def the_machine_changes_its_pace(self, move_s: float, read_s: float) -> None:
+        self.pool.pace = Pace(self.pool.block_size)
+        self.pool.pace.note_moves(1, move_s)
+        self.pool.pace.note_reading(self.pool.block_size, read_s)
 
     @rule(sequence=sequences)
     def compile_grammar(self, sequence: Sequence) -> None:

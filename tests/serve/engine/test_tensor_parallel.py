@@ -170,10 +170,11 @@ def assert_moves_on_both(runner: Runner, whole: CausalLM) -> None:
     ids = PROMPTS[0]
     sequence = Sequence(Request(id="0", prompt=ids), 0, list(ids))
     sequence.blocks = [0, 1]
-    runner.run(Plan([Part(sequence, 0, 4, 0)], [Move("out", 9, 0)]))
-    runner.run(Plan(moves=[Move("out", 0, 1)]))
+    runner.run(Plan([Part(sequence, 0, 4, 0)]))
+    runner.move([Move("out", 9, 0), Move("out", 0, 1)])
     sequence.blocks = [5, 6]
-    (logits_V,) = runner.run(Plan([Part(sequence, 4, 1, 1)], [Move("in", 5, 1)]))
+    runner.move([Move("in", 5, 1)])
+    (logits_V,) = runner.run(Plan([Part(sequence, 4, 1, 1)]))
     expected_V = whole(torch.tensor([ids]))[0, -1]
     torch.testing.assert_close(logits_V, expected_V, rtol=1e-4, atol=1e-4)
 

@@ -21,7 +21,7 @@ class Row(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Rows of one kind; blocks are moved before they are computed."""
+    """Rows of one kind to be computed, or blocks to be moved before that."""
 
     kind: Kind
     rows: list[Row]
@@ -29,9 +29,9 @@ class Batch(NamedTuple):
 
     @classmethod
     def of(cls, plan: Plan, kind: Kind) -> "Batch":
-        """The parts of a plan that are of this kind. Moves go with those that generate."""
+        """The parts of a plan that are of this kind."""
         parts = [part for part in plan.parts if part.sequence.request.kind == kind]
-        return cls(kind, [_row(part) for part in parts], plan.moves if kind == "generate" else [])
+        return cls(kind, [_row(part) for part in parts], [])
 
     @property
     def ids(self) -> list[int]:

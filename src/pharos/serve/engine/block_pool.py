@@ -14,8 +14,8 @@ Whoever needs a block gets a free one, or else a cached one that was given back 
 (`AvailableBlocks`). Before that is overwritten it is copied to the host's memory (`HostTier`), if
 there is any, and comes back from there when a prefix is asked for that begins so. That is also how
 a sequence that is preempted moves out and in: it gives its blocks back, like one that has ended,
-and what was not needed meanwhile is found where it was. Both copying and computing cost a time per
-token, so which is faster is a matter of the machine: `num_host_blocks` of 0 makes it compute.
+and what was not needed meanwhile is found where it was. Whether a copy is made and fetched, or what
+it holds is computed again, is a matter of which is faster on this machine (`Pace`).
 
 Blocks are given back last first: the end of a prefix, of use to fewest, goes first.
 """
@@ -27,6 +27,7 @@ from collections.abc import Sequence as Seq
 from pharos.serve.engine.available_blocks import AvailableBlocks
 from pharos.serve.engine.block_keys import extend_keys
 from pharos.serve.engine.host_tier import HostTier
+from pharos.serve.engine.pace import Pace
 from pharos.serve.engine.plan import Move
 from pharos.serve.engine.request import Sequence
 
@@ -40,7 +41,8 @@ that must be fetched."""
 
 class BlockPool:
     """`moves` collects the copies that what was handed out makes necessary, in order; the
-    scheduler takes them into its plan."""
+    scheduler takes them into its plan. `pace` decides about them: whoever carries them out tells it
+    how long that took."""
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class BlockPool:
         self.block_size = block_size
         self.prefix_cache = prefix_cache
         self.host = HostTier(num_host_blocks if prefix_cache else 0)
+        self.pace = Pace(block_size)
         self.moves: list[Move] = []
         self._available = AvailableBlocks(num_blocks, _group_size(num_blocks, block_size))
         self._references = [0] * num_blocks
@@ -87,8 +90,8 @@ class BlockPool:
         return -(-num_tokens // self.block_size)
 
     def match(self, sequence: Sequence) -> Prefix:
-        """How much of a sequence is kept already. At least its last token is left to compute, for
-        there would be no logits otherwise."""
+        """How much of a sequence is kept already, as far as it pays to take it. At least its last
+        token is left to compute, for there would be no logits otherwise."""
         if not self.prefix_cache or sequence.request.kind == "embed":
             return []
         count = (len(sequence.tokens) - 1) // self.block_size
@@ -103,7 +106,7 @@ class BlockPool:
                 blocks.append(None)
             else:
                 break
-        return blocks
+        return blocks[: self.pace.num_worth([block is None for block in blocks])]
 
     def num_needed(self, sequence: Sequence, prefix: Prefix) -> int:
         """Of the available blocks, those that `admit` would take."""
@@ -219,7 +222,7 @@ class BlockPool:
     def _move_out(self, block: int) -> None:
         key = self._keys[block]
         assert key is not None
-        copy = self.host.write(key, self._tokens[block])
+        copy = self.host.write(key, self._tokens[block]) if self.pace.pays_to_keep() else None
         if copy is not None:
             self.moves.append(Move("out", block, copy))
         del self._published[key]

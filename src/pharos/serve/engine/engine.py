@@ -34,7 +34,7 @@ from pharos.serve.engine.grammar import (
     new_mask,
 )
 from pharos.serve.engine.output import OutputWriter
-from pharos.serve.engine.plan import Part, Plan
+from pharos.serve.engine.plan import Move, Part, Plan
 from pharos.serve.engine.request import (
     FinishReason,
     Output,
@@ -228,6 +228,8 @@ class Engine:
 
     def _compute(self, plan: Plan) -> tuple[list[Token], list[list[float]]]:
         """A token for each row of logits, and a vector for each text that is embedded."""
+        self._move(plan.moves)
+        started_s = self._clock()
         rows = rows_of(plan)
         mask_RW, filled = self._begin_masks(rows)
         try:
@@ -237,7 +239,16 @@ class Engine:
             if filled is not None:
                 filled.result()
         drawn = self._sampler.sample(logits_RV, rows, mask_RW) if rows else []
-        return drawn, vectors_ED.tolist()
+        vectors = vectors_ED.tolist()
+        if 2 * plan.num_read > plan.num_tokens:
+            self.scheduler.pool.pace.note_reading(plan.num_tokens, self._clock() - started_s)
+        return drawn, vectors
+
+    def _move(self, moves: list[Move]) -> None:
+        if moves:
+            started_s = self._clock()
+            self.runner.move(moves)
+            self.scheduler.pool.pace.note_moves(len(moves), self._clock() - started_s)
 
     def _begin_masks(self, rows: Seq[Row]) -> tuple[NDArray[np.int32] | None, Future[None] | None]:
         """What grammars allow in each row, from when the future is done; None without grammars."""

@@ -33,3 +33,8 @@ class Plan:
     @property
     def num_tokens(self) -> int:
         return sum(part.num_tokens for part in self.parts)
+
+    @property
+    def num_read(self) -> int:
+        """Of them, those of parts that are being read, and not written or checked."""
+        return sum(part.num_tokens for part in self.parts if part.num_tokens > part.num_logits)

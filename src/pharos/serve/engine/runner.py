@@ -1,6 +1,7 @@
 """Carries a plan out: one forward pass over the new tokens of many sequences.
 
     runner = Runner(model, PagedKV(model.body.attention_shapes(), num_blocks=100, block_size=16))
+    runner.move(plan.moves)            # before the blocks are used
     logits_RV = runner.run(plan)       # a row for each `num_logits` of each part, in order
     vectors_ED = runner.embed(plan)    # a row for each part of an `embed` request, in order
 
@@ -27,7 +28,7 @@ from pharos.serve.engine.batch import Batch
 from pharos.serve.engine.followers import Followers
 from pharos.serve.engine.paged_cache import PagedCache
 from pharos.serve.engine.paged_kv import PagedKV
-from pharos.serve.engine.plan import Plan
+from pharos.serve.engine.plan import Move, Plan
 
 Pooling = Literal["last", "mean"]
 
@@ -61,10 +62,13 @@ class Runner:
         self.followers = followers
         self.device = model.body.embedding.weight.device
 
+    def move(self, moves: list[Move]) -> None:
+        """Copies whole blocks between the device and the host, and returns when that is done."""
+        self._with_followers(Batch("generate", [], moves))
+
     def run(self, plan: Plan) -> Tensor:
-        """Move the plan's blocks, then compute its tokens: logits `[R, V]` in float32, in the order
-        of the parts, after the last `num_logits` tokens of each. Parts of `embed` requests are left
-        to `embed`."""
+        """Logits `[R, V]` in float32, in the order of the plan's parts, after the last `num_logits`
+        tokens of each. Parts of `embed` requests are left to `embed`."""
         return self._with_followers(Batch.of(plan, "generate"))
 
     def embed(self, plan: Plan) -> Tensor:
@@ -74,7 +78,7 @@ class Runner:
 
     @torch.inference_mode()
     def compute(self, batch: Batch) -> Tensor:
-        """What `run` and `embed` do, here alone."""
+        """What `move`, `run` and `embed` do, here alone."""
         self.kv.move(batch.moves)
         width = self.model.config.vocab_size
         if batch.kind == "embed":
