@@ -268,6 +268,8 @@ def decisive(recipe: Recipe) -> dict[str, str]:
     # What is switched off is not told: checkpoints from before there was such a key go on.
     told["model"] = {k: v for k, v in told["model"].items() if v is not False and v != ()}
     harmless = HARMLESS - NEGATIVES if recipe.objective["name"] in CONTRASTIVE else HARMLESS
+    if recipe.schedule.name == "constant":
+        harmless = harmless | LENGTH
     told["training"] = {k: v for k, v in told["training"].items() if k not in harmless}
     return dict(_flat("", told))
 
@@ -310,6 +312,8 @@ HARMLESS = {
     "compile",
 }
 """Keys of `training` that change nothing, or nothing but the order of sums, in what is trained."""
+LENGTH = {"steps"}
+"""A constant learning rate does not depend on how long the run is: it may go on for longer."""
 CONTRASTIVE = {"info_nce", "sigmoid_pairs"}
 NEGATIVES = {"micro_batch_size"}
 """What the pairs of a micro-batch are compared with depends on its size."""
