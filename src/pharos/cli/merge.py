@@ -46,11 +46,13 @@ def merge(
 
     An adapter that was trained on a model in NF4 belongs to what NF4 made of it: that is what it is
     merged into. Tokens that the adapter has added are added to the model, and a head that was apart
-    from the embedding when it was trained gets a weight of its own.
+    from the embedding when it was trained gets a weight of its own. A classifier's adapter brings
+    its head, and the names of its classes.
 
     \b
     Examples:
       pharos merge path/to/model path/to/adapter merged
+      pharos merge all-MiniLM-L6-v2 runs/banking77_lora/adapter merged
       pharos merge path/to/model qlora-by-peft merged --nf4
     """
     from pharos.cli.rendering import print_fields
