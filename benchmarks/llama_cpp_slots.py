@@ -16,6 +16,9 @@ from typing import Any
 
 import numpy as np
 
+CELLS = 256
+"""llama.cpp makes room for a multiple of so many tokens in each sequence."""
+
 
 @dataclass(slots=True)
 class Slot:
@@ -28,8 +31,7 @@ class Slot:
 
 
 class LlamaCppSlots:
-    """`run` answers prompts, at most `num_slots` at a time, each of at most `slot_len` tokens with
-    what is written."""
+    """`num_slots` sequences, each of at most `slot_len` tokens with what is written."""
 
     def __init__(
         self, path: Path, *, num_slots: int, slot_len: int, threads: int, batch_tokens: int = 2048
@@ -42,7 +44,8 @@ class LlamaCppSlots:
             str(path).encode(), self._lib.llama_model_default_params()
         )
         params = self._lib.llama_context_default_params()
-        params.n_ctx, params.n_seq_max = num_slots * slot_len, num_slots
+        params.n_ctx = num_slots * (-(-slot_len // CELLS) * CELLS)
+        params.n_seq_max = num_slots
         params.n_batch = batch_tokens
         params.n_threads = params.n_threads_batch = threads
         params.kv_unified = False  # as its header advises where no long prefix is shared
@@ -52,12 +55,13 @@ class LlamaCppSlots:
         self._batch_tokens = batch_tokens
         vocabulary = self._lib.llama_model_get_vocab(model)
         self._vocab_size: int = self._lib.llama_vocab_n_tokens(vocabulary)
-        self._num_slots = num_slots
 
-    def run(self, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+    def run(
+        self, prompts: Sequence[Sequence[int]], count: int, *, at_a_time: int
+    ) -> list[list[int]]:
         """The `count` tokens that follow each prompt, greedily."""
         waiting = deque(enumerate(prompts))
-        free = list(range(self._num_slots))
+        free = list(range(at_a_time))
         busy: dict[int, Slot] = {}
         written: list[list[int]] = [[] for _ in prompts]
         while waiting or busy:

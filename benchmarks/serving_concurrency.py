@@ -94,7 +94,14 @@ def ours(files: Files, works: Sequence[Work], *, method: str) -> Iterator[Answer
 
 @contextmanager
 def llama_cpp(files: Files, works: Sequence[Work], *, kind: str) -> Iterator[Answer]:
-    with alone(partial(slots_of, getattr(files, kind), files.threads)) as answer:
+    make = partial(
+        slots_of,
+        getattr(files, kind),
+        files.threads,
+        num_slots=max(work.level for work in works),
+        slot_len=max(work.longest for work in works),
+    )
+    with alone(make) as answer:
         yield answer
 
 
@@ -128,6 +135,7 @@ PAIRS = (
     ("ours w8a8", "llama.cpp q8_0"),
     ("ours bf16", "llama.cpp bf16"),
     ("ours bf16", "transformers bf16"),
+    ("ours w8a8", "transformers bf16"),
 )
 
 
@@ -173,12 +181,11 @@ def answer_one(work: Work) -> Done:
     return answers[0](work)
 
 
-def slots_of(path: Path, threads: int) -> Answer:
+def slots_of(path: Path, threads: int, *, num_slots: int, slot_len: int) -> Answer:
+    slots = LlamaCppSlots(path, num_slots=num_slots, slot_len=slot_len, threads=threads)
+
     def answer(work: Work) -> Done:
-        slots = LlamaCppSlots(
-            path, num_slots=work.level, slot_len=-(-work.longest // 32) * 32, threads=threads
-        )
-        return timed(lambda: slots.run(work.prompts, work.output))
+        return timed(lambda: slots.run(work.prompts, work.output, at_a_time=work.level))
 
     return answer
 

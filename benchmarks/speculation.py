@@ -1,7 +1,7 @@
 """What drafts and grammars add to the engine's steps, and what drafts save.
 
     python -m benchmarks.speculation [--shape 0.5b] [--method bf16] [--tokenizer FOLDER]
-        [--parts costs texts grammar] [--tokens 96] [--rounds 7] [--threads 1 --cpu-time] [--json]
+        [--parts costs texts grammar] [--tokens 64] [--rounds 5] [--threads 1 --cpu-time] [--json]
 
 The engine by itself, over a Llama of random weights in a shape of `benchmarks.serving_cpu`, its
 head untied (what a step reads is the same). With and without take turns; each round gives a ratio,
@@ -55,7 +55,8 @@ CYCLE = 48
 """Tokens after which a text that repeats itself begins anew."""
 DRAFTS = (1, 2, 4, 8)
 PARTS = ("costs", "texts", "grammar")
-FEW = 30
+FIRST, FEW = 100, 30
+"""The tokens of a text that misleads."""
 BLOCK = 32
 ENDLESS = {"type": "array", "items": {"type": "string", "maxLength": 20}, "minItems": 10_000}
 
@@ -88,8 +89,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shape", choices=list(SHAPES), default="0.5b")
     parser.add_argument("--method", choices=list(METHODS), default="bf16")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--tokens", type=int, default=96, help="that each request writes [96]")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=64, help="that each request writes [64]")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor")
     parser.add_argument("--json", action="store_true")
@@ -117,11 +118,12 @@ class Bench:
     def __init__(self, tokenizer: Tokenizer, args: argparse.Namespace) -> None:
         self._tokenizer = tokenizer
         self._args = args
+        self._tokens: int = args.tokens
         self._clock: Callable[[], float]
         self._clock = time.process_time if args.cpu_time else time.perf_counter
         self._random = convert(random_model(args.shape), args.method)
         self._compiler = GrammarCompiler(tokenizer, vocab_size=self._random.config.vocab_size)
-        self._warm = SamplingParams(max_tokens=args.tokens, temperature=1.0)
+        self._warm = SamplingParams(max_tokens=self._tokens, temperature=1.0)
 
     def costs(self) -> dict[str, Ratio]:
         """The time of a step with so many drafts, over that of one without."""
@@ -132,7 +134,7 @@ class Bench:
 
     def texts(self) -> dict[str, Ratio]:
         """How many times as fast a text is written with drafts as without."""
-        few = dict.fromkeys(range(1000, 1000 + FEW), 100.0)
+        few = dict.fromkeys(range(FIRST, FIRST + FEW), 100.0)
         misleading = replace(self._warm, logit_bias=few)
         greedy = replace(self._warm, temperature=0.0)
         found = {
@@ -185,10 +187,10 @@ class Bench:
         started = self._clock()
         while engine.has_work:
             engine.step()
-        return (self._clock() - started) / (self._args.tokens - 1)
+        return (self._clock() - started) / (self._tokens - 1)
 
     def _engine(self, model: CausalLM, speculation: Speculation | None) -> Engine:
-        num_blocks = 8 * (2 * CYCLE + self._args.tokens + 2 * BLOCK) // BLOCK
+        num_blocks = 8 * (2 * CYCLE + self._tokens + 2 * BLOCK) // BLOCK
         shapes = model.body.attention_shapes()
         kv = PagedKV(shapes, num_blocks=num_blocks, block_size=BLOCK, dtype=model.dtype)
         pool = BlockPool(num_blocks, BLOCK)
