@@ -4,8 +4,8 @@ Two ways, for two uses:
 
 - `BestFitRows` keeps documents whole where they fit and says which token belongs to which, so that
   none attends to another (`Causal() & Documents(...)`). A document longer than a row is cut into
-  full rows and a rest. Places that are left over are padding: with documents of many lengths, less
-  than one in a hundred.
+  full rows and a rest. Places that are left over are padding: how many depends on the lengths, from
+  one in a thousand to one in ten (docs/training.md).
 - `ConcatRows` cuts the long array of all tokens wherever a row is full, as nanoGPT does. Nothing is
   padded, and a row's beginning may be the middle of a sentence; attention crosses documents.
 
