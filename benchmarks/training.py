@@ -1,14 +1,17 @@
 """Training a GPT beside transformers' Trainer: tokens a second and peak memory.
 
     python -m benchmarks.training [--shapes char-10m gpt2-124m] [--dtypes float32 bfloat16] [--json]
+    python -m benchmarks.training --device cuda --shapes gpt2-124m --dtypes bfloat16 \\
+        --rows 32 --length 1024 --steps 20 --compile
 
 The same architecture, sizes, batch, sequence length, optimizer (AdamW) and random tokens; fresh
 weights. Each side is a process of its own; they are timed in turn, several rounds, the best of
 which counts. `transformers` runs its own Trainer with its defaults for this machine (bf16 by
-autocast, as ours). Peak memory is that of the whole process.
+autocast, as ours). Peak memory is that of the whole process, or of the GPU.
 
 The limit: a forward and a backward pass compute six operations per weight and token besides
-attention's, at most at the rate of one large matrix product (measured here).
+attention's, at most at the rate of one large matrix product (measured here), of a GPU at that of
+its data sheet. The share of it that is reached is what papers call MFU.
 """
 
 import argparse
@@ -17,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,7 @@ from pharos.train.loop import Trainer
 from pharos.train.loop_config import LoopConfig, Precision
 from pharos.train.objectives import Vocabulary, new_objective
 from pharos.train.optimizers import OptimizerConfig, make_optimizer
+from pharos.train.ranks import Ranks
 from pharos.train.schedules import Schedule, ScheduleConfig
 from pharos.train.throughput import memory_in_use, peak_flops
 
@@ -93,9 +97,27 @@ class Side:
 class Comparison:
     shape: str
     dtype: str
+    device: str
     ours: Side
     peer: Side
-    limit_tokens_per_second: float
+    limit_tokens_per_second: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """What both sides are given."""
+
+    shape: Shape
+    dtype: str
+    device: str
+    is_compiled: bool
+
+
+def settled(device: str) -> float:
+    """The time at which all that was asked of a device is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def random_tokens(shape: Shape) -> np.ndarray[Any, Any]:
@@ -106,29 +128,32 @@ def random_tokens(shape: Shape) -> np.ndarray[Any, Any]:
 class Stamps(Observer):
     """When each step was over."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
         self.times: list[float] = []
 
     def on_step(self, record: StepRecord) -> None:
-        self.times.append(time.perf_counter())
+        self.times.append(settled(self.device))
 
 
-def ours(shape: Shape, dtype: str) -> Measure:
-    model = new_model(shape.config(), "causal_lm").train()
+def ours(setting: Setting) -> Measure:
+    shape, device = setting.shape, torch.device(setting.device)
+    model = new_model(shape.config(), "causal_lm").train().to(device)
     objective = new_objective("causal_lm", {}, Vocabulary(size=shape.vocab_size))
     source = TokenArrays.of_documents([random_tokens(shape)])
     stream = Shuffled(ConcatRows(source, shape.length + 1, seed=0), 0)
     config = LoopConfig(
         steps=shape.steps + 1,
         batch_size=shape.rows,
-        precision=PRECISIONS[dtype],
+        precision=PRECISIONS[setting.dtype],
+        compile=setting.is_compiled,
         check_first_step=False,
         watch_for_spikes=False,
         log_every=1,
     )
 
     def run() -> tuple[list[float], int]:
-        stamps = Stamps()
+        stamps = Stamps(setting.device)
         with tempfile.TemporaryDirectory(prefix="pharos-training-") as name:
             Trainer(
                 model=model,
@@ -145,13 +170,15 @@ def ours(shape: Shape, dtype: str) -> Measure:
                     start_step=first,
                 ),
                 observers=[stamps],
+                ranks=Ranks(device=device),
             ).run()
-        return stamps.times, memory_in_use(torch.device("cpu"))
+        return stamps.times, memory_in_use(device)
 
     return run
 
 
-def peer(shape: Shape, dtype: str) -> Measure:
+def peer(setting: Setting) -> Measure:
+    shape = setting.shape
     transformers = import_module("transformers")
     transformers.logging.set_verbosity_error()
     raw = {key: value for key, value in shape.config().items() if key != "architectures"}
@@ -164,7 +191,7 @@ def peer(shape: Shape, dtype: str) -> Measure:
             self.times: list[float] = []
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.times.append(time.perf_counter())
+            self.times.append(settled(setting.device))
 
     def collate(examples: Sequence[Any]) -> dict[str, torch.Tensor]:
         ids = torch.stack([example["input_ids"] for example in examples])
@@ -178,8 +205,9 @@ def peer(shape: Shape, dtype: str) -> Measure:
                 per_device_train_batch_size=shape.rows,
                 max_steps=shape.steps + 1,
                 learning_rate=1e-4,
-                bf16=dtype == "bfloat16",
-                use_cpu=True,
+                bf16=setting.dtype == "bfloat16",
+                use_cpu=setting.device == "cpu",
+                torch_compile=setting.is_compiled,
                 save_strategy="no",
                 logging_strategy="no",
                 report_to=[],
@@ -192,7 +220,7 @@ def peer(shape: Shape, dtype: str) -> Measure:
                 data_collator=collate,
                 callbacks=[times],
             ).train()
-        return times.times, memory_in_use(torch.device("cpu"))
+        return times.times, memory_in_use(torch.device(setting.device))
 
     return run
 
@@ -208,44 +236,62 @@ def best_of(shape: Shape, taken: Sequence[tuple[list[float], int]]) -> Side:
     return Side(tokens_per_second=max(speeds), peak_bytes=max(peak for _, peak in taken))
 
 
-def compare(name: str, dtype: str) -> Comparison:
-    shape = SHAPES[name]
-    measured = in_turn(SIDES, (shape, dtype), rounds=ROUNDS)
+def compare(name: str, setting: Setting) -> Comparison:
+    shape = setting.shape
+    measured = in_turn(SIDES, (setting,), rounds=ROUNDS)
     best = {side: best_of(shape, taken) for side, taken in measured.items()}
     flops = 3 * describe_config(shape.config(), "causal_lm").flops_per_token(shape.length // 2)
-    rate = peak_flops(torch.device("cpu"), getattr(torch, dtype))
+    rate = peak_flops(torch.device(setting.device), getattr(torch, setting.dtype))
     return Comparison(
         shape=name,
-        dtype=dtype,
+        dtype=setting.dtype,
+        device=setting.device,
         ours=best["ours"],
         peer=best["peer"],
-        limit_tokens_per_second=rate / flops,
+        limit_tokens_per_second=rate / flops or None,
     )
 
 
 def report(row: Comparison) -> str:
-    ours, peer = row.ours, row.peer
-    limit = row.limit_tokens_per_second
+    ours, peer, limit = row.ours, row.peer, row.limit_tokens_per_second
+    reached = "limit unknown: the GPU is not in pharos.train.planner.devices"
+    if limit is not None:
+        reached = f"limit {limit:8,.0f} ({ours.tokens_per_second / limit:4.0%} of it: MFU)"
     return (
         f"{row.shape:10} {row.dtype:9} tokens/s  ours {ours.tokens_per_second:8,.0f}  "
         f"transformers {peer.tokens_per_second:8,.0f}  "
-        f"{ours.tokens_per_second / peer.tokens_per_second:5.2f}x  limit {limit:8,.0f} "
-        f"({ours.tokens_per_second / limit:4.0%} of it)  peak MB  {ours.peak_bytes / 1e6:6,.0f}  "
-        f"{peer.peak_bytes / 1e6:6,.0f}"
+        f"{ours.tokens_per_second / peer.tokens_per_second:5.2f}x  {reached}  "
+        f"peak MB  {ours.peak_bytes / 1e6:6,.0f}  {peer.peak_bytes / 1e6:6,.0f}"
     )
 
 
-def main() -> None:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Training speed beside transformers' Trainer.")
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--dtypes", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    for name in ("rows", "length", "steps"):
+        parser.add_argument(f"--{name}", type=int, help="instead of the shape's own")
+    parser.add_argument("--compile", action="store_true", help="torch compiles both sides' steps")
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parsed()
     used = {"hardware": describe(), "versions": versions(PEERS)}
+    given = {name: getattr(arguments, name) for name in ("rows", "length", "steps")}
+    changes = {name: value for name, value in given.items() if value is not None}
     rows = []
-    for shape in arguments.shapes:
+    for name in arguments.shapes:
         for dtype in arguments.dtypes:
-            rows.append(compare(shape, dtype))
+            setting = Setting(
+                shape=replace(SHAPES[name], **changes),
+                dtype=dtype,
+                device=arguments.device,
+                is_compiled=arguments.compile,
+            )
+            rows.append(compare(name, setting))
             print(report(rows[-1]), file=sys.stderr, flush=True)
     if arguments.json:
         print(json.dumps({**used, "rows": [asdict(row) for row in rows]}))
