@@ -73,6 +73,18 @@ def test_a_model_that_does_not_fit_is_told_where_it_would(pharos) -> None:
     assert "It does not fit on 8 h100: it does on " in run.out
 
 
+@pytest.mark.parametrize(
+    ("params", "optimizer", "is_told"),
+    [("13B", "adamw8bit", True), ("13B", "adamw", False), ("1B", "adamw8bit", False)],
+)
+def test_a_mesh_without_checkpoints_for_the_optimizer_is_told(
+    params: str, optimizer: str, is_told: bool, pharos
+) -> None:
+    run = pharos("plan", "train", "--params", params, "--gpus", "8", "--optimizer", optimizer)
+    assert ("FSDP" in run.out.partition("Recommended:")[2]) == (params == "13B")
+    assert ("has no checkpoints where weights lie in pieces" in run.out) == is_told
+
+
 def test_serve_shows_cache_speed_and_cost(pharos) -> None:
     out = pharos("plan", "serve", "llama-2-70b").out
     for said in ("320 KiB", "138 GB", "a second", "a million tokens", "--bandwidth"):

@@ -113,6 +113,16 @@ def _print_placement(plan: TrainingPlan) -> None:
         f"{length:,}: {counted(tokens)} tokens a step, {plan.num_steps:,} steps."
     )
     console.print(Text(sentence, style="bold"), soft_wrap=True)
+    if plan.job.optimizer == "adamw8bit" and _is_in_pieces(placement.mesh):
+        text = (
+            "  adamw8bit has no checkpoints where weights lie in pieces, and pharos train refuses "
+            "it there: plan with --optimizer adamw or muon."
+        )
+        console.print(Text(text, style="bold red"), soft_wrap=True)
+
+
+def _is_in_pieces(mesh: Mesh) -> bool:
+    return mesh.tensor > 1 or mesh.strategy == "fsdp"
 
 
 def _training_assumptions(plan: TrainingPlan) -> Iterable[str]:

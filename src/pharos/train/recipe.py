@@ -251,6 +251,7 @@ def read_recipe(raw: Mapping[str, Any]) -> Recipe:
     """Raises TrainingError for what breaks a rule, naming key, value and remedy."""
     recipe = read_settings(Recipe, expanded(raw))
     _check_objective(recipe.objective)
+    _check_optimizer(recipe)
     _check_data(recipe)
     _check_adapter(recipe)
     _check_new_tokens(recipe)
@@ -331,6 +332,20 @@ def _check_objective(objective: Mapping[str, Any], where: str = "objective") -> 
     config: object = read_settings(OBJECTIVES[name].config, keys, where)
     if isinstance(config, DistillationKeys):
         _check_objective(config.hard, f"{where}.hard")
+
+
+def _check_optimizer(recipe: Recipe) -> None:
+    """Its state must have a place in the checkpoints of a mesh."""
+    if recipe.optimizer.name != "adamw8bit" or recipe.parallel is None:
+        return
+    for axis in ("shard", "tensor", "expert"):
+        size = getattr(recipe.parallel, axis)
+        if size > 1:
+            raise TrainingError(
+                f"optimizer.name is adamw8bit and parallel.{axis} is {size}: where weights lie in "
+                "pieces, no checkpoint can hold a state that is laid out in blocks; choose adamw "
+                f"or muon, or set parallel.{axis} to 1"
+            )
 
 
 def _check_data(recipe: Recipe) -> None:
