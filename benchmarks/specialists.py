@@ -1,6 +1,7 @@
 """The specialists' figures on test splits, each with its interval and beside its baselines.
 
     python -m benchmarks.specialists [--only reader reranker] [--questions 500] [--cards] [--json]
+                                     [--precision int8] [--read-windows 12]
 
 Nothing here was trained, calibrated or chosen on: SQuAD's dev set, HotpotQA, Cranfield, CLINC150's
 and BANKING77's test splits, jailbreaks of no kin to the trained ones, MMLU's security questions.
@@ -28,13 +29,16 @@ from benchmarks.specialists_reading import other_figures, squad_figures
 from pharos.core.findings import Specialists
 from pharos.specialists import load_shared_encoder
 from pharos.specialists.cards import ADAPTERS, SPECIALISTS, read_card, write_card
+from pharos.specialists.span_reader import SpanReaderConfig
 from pharos.specialists.team import load_specialists
 
 GROUPS = ("reader", "reranker", "other", "injection", "grounding", "router")
 
 
 def figures(arguments: argparse.Namespace) -> Iterable[Figure]:
-    team = load_specialists(load_shared_encoder(), arguments.adapters)
+    shared = load_shared_encoder(precision=arguments.precision)
+    reading_config = SpanReaderConfig(max_windows=arguments.read_windows)
+    team = load_specialists(shared, arguments.adapters, reading=reading_config)
     wanted, count = set(arguments.only), arguments.questions
     reading = Specialists(
         reranker=team.reranker if {"reader", "reranker", "other"} & wanted else None,
@@ -77,6 +81,8 @@ def main() -> None:
     parser.add_argument("--adapters", type=Path, default=ADAPTERS)
     parser.add_argument("--runs", type=Path, default=Path("runs/specialists"))
     parser.add_argument("--records", type=Path, default=Path("runs/specialists/data"))
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "int8"))
+    parser.add_argument("--read-windows", type=int, default=SpanReaderConfig().max_windows)
     parser.add_argument("--cards", action="store_true", help="write the figures into the cards")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

@@ -5,7 +5,8 @@
 
 SQuAD's dev questions, one a round, each with 30 passages of about 384 tokens (neighbouring
 paragraphs): the question is embedded, the passages are re-ranked by as many windows of 128 tokens,
-the best 5 are read in all of their windows, and so on. A specialist whose adapter is not in the
+the best 5 are read in all of their windows, the question is routed (`recipes/support_router.yaml`),
+and so on. A specialist whose adapter is not in the
 package is replaced by one with random weights, which takes as long; the table marks it.
 
 Passages are new to the specialists in each round, so their tokens are not yet remembered: `again`
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import yaml
 from benchmarks.datasets import add_data_argument, squad_articles
 from benchmarks.hardware import describe
 
@@ -41,9 +43,11 @@ from pharos.specialists.cards import (
     weights_digest,
     write_card,
 )
+from pharos.specialists.router import Router
 from pharos.specialists.team import load_specialists
 
 CANDIDATES, READ = 30, 5
+ROUTER = Path(__file__).parents[1] / "recipes" / "support_router.yaml"
 PARAGRAPHS_PER_PASSAGE = 3
 HEADS: Mapping[str, tuple[HeadTask, tuple[str, ...]]] = {
     "reranker": ("sequence_classification", ("irrelevant", "relevant")),
@@ -68,7 +72,7 @@ def main() -> None:
         random = stand_ins(encoder, Path(scratch))
         team = load_specialists(encoder.shared, Path(scratch))
     rounds = questions_of(args.data, args.rounds + 1)
-    times = measure(team, encoder, rounds, clock)
+    times = measure(team, encoder, router_over(encoder), rounds, clock)
     result = {
         "hardware": describe(),
         "threads": args.threads,
@@ -124,6 +128,12 @@ def write_random(encoder: SentenceEncoder, name: str, folder: Path) -> None:
     write_card(folder, card)
 
 
+def router_over(encoder: SentenceEncoder) -> Router:
+    """That of the recipe, without what is out of its scope."""
+    routes = yaml.safe_load(ROUTER.read_text(encoding="utf-8"))["routes"]
+    return Router.train([(text, name) for name, texts in routes.items() for text in texts], encoder)
+
+
 def questions_of(data: Path, rounds: int) -> list[Round]:
     """No paragraph comes up in two rounds until all have."""
     paragraphs = [p for article in squad_articles(data) for p in article["paragraphs"]]
@@ -157,13 +167,17 @@ def hit_of(number: int, text: str) -> Hit:
 
 
 def measure(
-    team: Specialists, encoder: SentenceEncoder, rounds: Sequence[Round], clock: Clock
+    team: Specialists,
+    encoder: SentenceEncoder,
+    router: Router,
+    rounds: Sequence[Round],
+    clock: Clock,
 ) -> dict[str, list[float]]:
     """Milliseconds of each stage in each round; the first round is to warm up."""
     times: dict[str, list[float]] = defaultdict(list)
     for number, one in enumerate(rounds):
-        found = timed(team, encoder, one, clock)
-        again = timed(team, encoder, one, clock)
+        found = timed(team, encoder, router, one, clock)
+        again = timed(team, encoder, router, one, clock)
         if number:
             for stage, ms in {**found, "re-rank and read, again": whole(again)}.items():
                 times[stage].append(ms)
@@ -175,7 +189,7 @@ def whole(found: Mapping[str, float]) -> float:
 
 
 def timed(
-    team: Specialists, encoder: SentenceEncoder, one: Round, clock: Clock
+    team: Specialists, encoder: SentenceEncoder, router: Router, one: Round, clock: Clock
 ) -> dict[str, float]:
     assert team.reranker and team.reader and team.guard and team.grounding
     marks = [clock()]
@@ -189,12 +203,15 @@ def timed(
     marks.append(clock())
     team.grounding.check([(one.question, hits[0].passage.text[:500])])
     marks.append(clock())
+    router.route(one.question)
+    marks.append(clock())
     stages = (
         "embed the question",
         "re-rank 30 passages",
         "read 5 passages",
         "question an attack?",
         "one sentence borne out?",
+        "route the question",
     )
     ms = (1000 * float(end - start) for start, end in pairwise(marks))
     found = dict(zip(stages, ms, strict=True))

@@ -5,7 +5,7 @@ specialists.reader        # None where its adapter is not there
 """
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from pharos.specialists.grounding import WindowGroundingChecker, load_grounding_
 from pharos.specialists.injection import InjectionDetector, load_injection_detector
 from pharos.specialists.reranker import WindowReranker, load_reranker
 from pharos.specialists.shared_encoder import SharedEncoder
-from pharos.specialists.span_reader import SpanReader, load_span_reader
+from pharos.specialists.span_reader import SpanReader, SpanReaderConfig, load_span_reader
 from pharos.specialists.windows import Pairs
 
 L = TypeVar("L")
@@ -27,8 +27,14 @@ class ShippedTeam:
     """A `core.Team` of those whose folder is in `adapters`, each loaded when it is first asked.
     Raises ModelError then for one that is damaged, or not for this encoder."""
 
-    def __init__(self, shared: SharedEncoder, adapters: Path = ADAPTERS) -> None:
-        self._shared, self._adapters = shared, adapters
+    def __init__(
+        self,
+        shared: SharedEncoder,
+        adapters: Path = ADAPTERS,
+        *,
+        reading: SpanReaderConfig | None = None,
+    ) -> None:
+        self._shared, self._adapters, self._reading = shared, adapters, reading
         self._pairs = Pairs(Tokenizer.load(shared.folder.path))
 
     @cached_property
@@ -37,7 +43,7 @@ class ShippedTeam:
 
     @cached_property
     def reader(self) -> SpanReader | None:
-        return self._loaded("reader", load_span_reader)
+        return self._loaded("reader", partial(load_span_reader, config=self._reading))
 
     @cached_property
     def guard(self) -> InjectionDetector | None:
@@ -54,10 +60,12 @@ class ShippedTeam:
         return load(self._shared, self._pairs, folder, verified_card(folder))
 
 
-def load_specialists(shared: SharedEncoder, adapters: Path = ADAPTERS) -> Specialists:
+def load_specialists(
+    shared: SharedEncoder, adapters: Path = ADAPTERS, *, reading: SpanReaderConfig | None = None
+) -> Specialists:
     """All whose folder is in `adapters`, now. Raises ModelError for one that is damaged, or not for
     this encoder."""
-    team = ShippedTeam(shared, adapters)
+    team = ShippedTeam(shared, adapters, reading=reading)
     return Specialists(
         reranker=team.reranker,
         reader=team.reader,
