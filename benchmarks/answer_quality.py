@@ -6,6 +6,7 @@ removed from what the search found, which differs from a library without them on
 statistics.
 """
 
+import math
 import random
 import re
 import sys
@@ -109,14 +110,15 @@ def contains_answer(text: str, answers: Iterable[str]) -> bool:
 
 
 def auroc(scores: Array, positive: NDArray[np.bool_]) -> float:
-    """The chance that a positive scores above a negative; ties count half."""
+    """The chance that a positive scores above a negative; ties count half. Where there are not both
+    kinds, there is no such chance: nan."""
     order = np.unique(scores, return_inverse=True)[1]
     counts = np.bincount(order)
     rank = (np.cumsum(counts) - (counts - 1) / 2)[order]
     positives = int(positive.sum())
     negatives = len(positive) - positives
     above = float(rank[positive].sum()) - positives * (positives + 1) / 2
-    return above / (positives * negatives)
+    return above / (positives * negatives) if 0 < positives < len(positive) else math.nan
 
 
 def calibration_error(probabilities: Array, happened: NDArray[np.bool_], bins: int = 10) -> float:

@@ -7,7 +7,7 @@ left out, so that the model learns what a passage looks like that is about the t
 answer; another tenth comes from articles that are not in the library at all. Two logistic models
 are fitted to the signs of `pharos.rag.confidence`: that the quoted sentences contain an answer, and
 that the passages do. The questions of the last quarter of the paragraphs are kept out of the fit;
-the figures in the card are theirs.
+the figures in the card are theirs, each with its 95% interval.
 
 With `--specialists` the candidates are re-ranked and read by those that ship, whose signs are
 weighed too, and what must be right is the answer that is given: the short one where there is one.
@@ -42,6 +42,7 @@ from benchmarks.answer_quality import (
     library_of,
 )
 from benchmarks.datasets import add_data_argument, squad_articles
+from benchmarks.intervals import interval
 from numpy.typing import NDArray
 from recipes.specialists.squad import HELD_OUT_ARTICLES
 
@@ -52,6 +53,7 @@ from pharos.rag.confidence import CARD, SPECIALISTS_CARD, signs_of
 from pharos.rag.consult import Consultation
 from pharos.rag.reader import ExtractiveReader
 from pharos.specialists import load_encoder
+from pharos.specialists.cards import ADAPTERS
 from pharos.specialists.team import load_specialists
 
 LEFT_OUT = 0.33
@@ -156,10 +158,12 @@ def card_of(
             "bias": round(float(bias), 3),
         }
         p = 1.0 / (1.0 + np.exp(-(signs[held_out] @ np.array(weights) + bias)))
-        card["figures"] |= {
-            f"{target}_auroc": round(auroc(p, happened[held_out]), 3),
-            f"{target}_calibration_error": round(calibration_error(p, happened[held_out]), 3),
-        }
+        for name, statistic in (("auroc", auroc), ("calibration_error", calibration_error)):
+            low, high = interval(statistic, p, happened[held_out])
+            card["figures"] |= {
+                f"{target}_{name}": round(statistic(p, happened[held_out]), 3),
+                f"{target}_{name}_95": [round(low, 3), round(high, 3)],
+            }
         if target == "quoted":
             card["threshold"] = threshold_for(p, happened[held_out], RIGHT_OF_ANSWERED)
             card["figures"]["held_out_answered"] = round(float((p >= card["threshold"]).mean()), 3)
@@ -196,13 +200,14 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--specialists", action="store_true", help="fit with those that ship")
+    parser.add_argument("--adapters", type=Path, default=ADAPTERS, help="those that ship")
     parser.add_argument("--out", type=Path, help="where to write the card [into the package]")
     arguments = parser.parse_args()
     encoder = load_encoder()
     embedder, specialists = Remembering(encoder), Specialists()
     articles = squad_articles(arguments.data, "train")
     if arguments.specialists:
-        specialists = load_specialists(encoder.shared)
+        specialists = load_specialists(encoder.shared, arguments.adapters)
         articles, arguments.articles = unseen_articles(arguments.data), UNSEEN_INSIDE
     random.Random(arguments.seed).shuffle(articles)
     inside, outside = articles[: arguments.articles], articles[arguments.articles :]
