@@ -7,7 +7,9 @@ import pytest
 
 from pharos.core import ModelError
 from pharos.core.logistic import Logistic
+from pharos.models.resolve import KNOWN_MODELS
 from pharos.specialists.cards import (
+    ADAPTERS,
     SPECIALISTS,
     Card,
     read_card,
@@ -16,6 +18,8 @@ from pharos.specialists.cards import (
     verified_card,
     write_card,
 )
+
+LARGEST_IN_ALL = 25_000_000
 
 CARD = Card(
     name="reader",
@@ -95,3 +99,18 @@ def test_a_survey_tells_the_whole_the_missing_and_the_damaged(
     assert folder
     with pytest.raises(ModelError, match="not the published file"):
         verified_card(folder)
+
+
+def test_what_ships_is_whole_small_and_says_what_it_is() -> None:
+    found = survey()
+    assert not found.damaged
+    files = [path for path in ADAPTERS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= LARGEST_IN_ALL
+    for name in found.present:
+        card = read_card(ADAPTERS / name)
+        told = (card.about, card.data, card.licence, card.command, card.figures, card.limits)
+        assert all(told), f"{name} does not say all of it"
+        assert card.calibration, f"{name} is not calibrated"
+        assert (card.base, card.base_sha256) == (KNOWN_MODELS[0].name, KNOWN_MODELS[0].sha256)
+        adapter = json.loads((ADAPTERS / name / "adapter_config.json").read_text())
+        assert adapter["base_model_name_or_path"] == card.base

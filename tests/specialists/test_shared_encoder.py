@@ -12,7 +12,8 @@ from tiny_adapters import AdapterMaker
 
 from pharos.core import ModelError
 from pharos.data.tokenizer import Tokenizer
-from pharos.specialists.cards import read_card
+from pharos.models.resolve import DEFAULT_ENCODER, find_model
+from pharos.specialists.cards import SPECIALISTS, read_card, specialist_folder, verified_card
 from pharos.specialists.shared_encoder import SENTENCES, Row, SharedEncoder, load_shared_encoder
 
 TEXTS = (
@@ -68,6 +69,26 @@ def test_a_reader_says_what_peft_says_on_the_reference_bert(
     start, end = busy.run([row])[0]
     np.testing.assert_allclose(start, found.start_logits[0], atol=1e-5)
     np.testing.assert_allclose(end, found.end_logits[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SPECIALISTS)
+def test_what_ships_says_what_peft_says_on_the_reference_bert(name: str) -> None:
+    folder = specialist_folder(name)
+    if folder is None:
+        pytest.skip(f"{name} is not in the package")
+    card, base = verified_card(folder), find_model(DEFAULT_ENCODER).path
+    shared = load_shared_encoder(precision="fp32", threads=1)
+    shared.add(name, folder, card)
+    row = row_of(
+        name, Tokenizer.load(base), "Who lights the lamp?", "The keeper lights it at dusk."
+    )
+    if card.task == "question_answering":
+        found = theirs(base, folder, "BertForQuestionAnswering", row)
+        expected = np.stack([found.start_logits[0], found.end_logits[0]])
+    else:
+        labels = {"num_labels": len(card.labels)}
+        expected = theirs(base, folder, "BertForSequenceClassification", row, **labels).logits[0]
+    np.testing.assert_allclose(shared.run([row])[0], expected, atol=1e-3)
 
 
 def test_rows_of_several_adapters_in_one_call_are_what_each_is_alone(
