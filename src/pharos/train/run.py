@@ -30,6 +30,8 @@ from pharos.models.dropout import set_dropout
 from pharos.models.family import Body, Model, Task
 from pharos.models.heads import CausalLM
 from pharos.models.load import new_model
+from pharos.models.tower_files import save_towers
+from pharos.models.two_towers import TwoTowers
 from pharos.train.activation_checkpoint import checkpoint_activations
 from pharos.train.adaptation import (
     AdapterRunner,
@@ -143,8 +145,7 @@ class Run:
         self.model: nn.Module = self.network
         if isinstance(parts.objective, PPO):
             self.model = ActorCritic(cast(CausalLM, self.network))
-        if isinstance(parts.objective, InfoNCE | SigmoidPairs):
-            self.model = parts.objective.towers(cast(Body, self.network), seed=recipe.seed)
+        self.model = self._towers(self.network) or self.model
         self.model.to(ranks.device)
         if self.adapters is not None:
             check_all_saved(self.network if self.is_on_policy else self.model, self.adapters)
@@ -377,14 +378,11 @@ class Run:
         """The result: with averaged weights, if there are."""
         if not self.is_first:
             return
-        folder, model = self.result, self.network
+        folder = self.result
         folder.mkdir(exist_ok=True)
-        if self.trainer.runner.is_sharded:
-            model = new_model(model.config.to_hugging_face(), self.task)
-            load_whole(self.trainer.checkpoints.path(self.trainer.step), model)
         with self.trainer.averaged():
             if self.adapters is None:
-                save_module(model, folder)
+                self._save_whole(folder)
             else:
                 save_adapter(self.adapters, folder, base_model=self.recipe.model.load)
         self._save_beside(folder)
@@ -392,6 +390,24 @@ class Run:
             assert self.recipe.model.load is not None
             write_merged(self.recipe.model.load, folder, self.output / MERGED_FOLDER)
             self.say(f"Merged: {self.output / MERGED_FOLDER}")
+
+    def _save_whole(self, folder: Path) -> None:
+        """The network, and of towers what they learned besides."""
+        network, model = self.network, self.model
+        if self.trainer.runner.is_sharded:
+            network = new_model(network.config.to_hugging_face(), self.task)
+            model = self._towers(network) or network
+            load_whole(self.trainer.checkpoints.path(self.trainer.step), model)
+        if isinstance(model, TwoTowers):
+            save_towers(model, folder)
+        else:
+            save_module(network, folder)
+
+    def _towers(self, network: Model) -> TwoTowers | None:
+        """What a contrastive objective trains."""
+        if not isinstance(self.objective, InfoNCE | SigmoidPairs):
+            return None
+        return self.objective.towers(cast(Body, network), seed=self.recipe.seed)
 
 
 def special_ids_of(tokenizer: Tokenizer) -> dict[str, int | None]:
