@@ -14,6 +14,7 @@ from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
 from pharos.models.load import load_model, new_model, save_model
 from pharos.train.meter import Meter
 from pharos.train.metrics_log import METRICS_FILE, read_metrics
+from pharos.train.objective import IGNORED
 from pharos.train.preview import preview
 from pharos.train.recipe import read_recipe
 from pharos.train.run import open_run
@@ -151,18 +152,27 @@ def test_in_bfloat16_runs_begin_where_they_should(kind: str, folder: Path, tmp_p
         assert first["train/sampler_gap"] < 0.02
 
 
-def test_a_reward_model_that_was_trained_scores_the_rollouts(folder: Path, tmp_path: Path) -> None:
-    run(recipe(folder, tmp_path / "reward", {"name": "reward"}))
-    reward = {"model": str(tmp_path / "reward" / "model")}
-    lines = run(
-        recipe(
-            folder,
-            tmp_path / "grpo",
-            {"name": "grpo", "reward": reward, "group_size": 4, "max_new_tokens": 5},
-        )
-    )
-    scores = [line["train/score"] for line in lines]
-    assert scores and all(-5 < score < 5 for score in scores)
+@pytest.mark.parametrize("more", [{}, {"adapter": LORA, "merge": True}], ids=["whole", "lora"])
+def test_a_reward_model_that_was_trained_scores_the_rollouts(
+    more: dict[str, Any], folder: Path, tmp_path: Path
+) -> None:
+    """As it does itself, text by text, an adapter being beside its weights then."""
+    raw = recipe(folder, tmp_path / "reward", {"name": "reward"}, **more)
+    with open_run(read_recipe(raw), resume=False, say=lambda _: None) as opened:
+        assert opened.train()
+        outcome, taught = opened.outcome(is_complete=True), opened.network.eval()
+    reward = {"model": outcome["merged"] or outcome["model"]}
+    few = {"reward": reward, "group_size": 4, "max_new_tokens": 5}
+    raw = recipe(folder, tmp_path / "grpo", {"name": "grpo", **few})
+    with open_run(read_recipe(raw), resume=False, say=lambda _: None) as opened:
+        (batch,) = next(iter(opened.trainer.batches(0)))
+    scores = batch["score"].tolist()
+    assert max(scores) - min(scores) > 1e-2
+    for ids, labels, score in zip(batch["ids"], batch["labels"], scores, strict=True):
+        end = int((labels != IGNORED).nonzero()[-1])
+        text = torch.cat([ids[: end + 1], labels[end : end + 1]])
+        with torch.inference_mode():
+            assert taught(text[None]).item() == pytest.approx(score, abs=1e-4)
 
 
 @pytest.mark.parametrize(
