@@ -21,10 +21,13 @@ from pharos.train.schedules import Schedule, ScheduleConfig
 
 
 class Numbers:
-    """Row n is the number n."""
+    """Row n is the number n, but for some that are told."""
+
+    def __init__(self, told: Mapping[int, float] | None = None) -> None:
+        self.told = told or {}
 
     def __getitem__(self, number: int) -> Row:
-        return {"ids": np.array([number])}
+        return {"ids": np.array([self.told.get(number, number)], dtype=np.float32)}
 
 
 class Distance:
@@ -62,7 +65,9 @@ class Records(Observer):
         self.records.append(record)
 
 
-def trainer(output: Path, validation: Sequence[float] = (), **changes: Any) -> Trainer:
+def trainer(
+    output: Path, validation: Sequence[float] = (), rows: Numbers | None = None, **changes: Any
+) -> Trainer:
     """`validation` are the losses that the evaluations find, one after the other."""
     usual: dict[str, Any] = {"steps": 12, "batch_size": 4, "check_first_step": False}
     config = LoopConfig(**{**usual, **changes})
@@ -71,7 +76,7 @@ def trainer(output: Path, validation: Sequence[float] = (), **changes: Any) -> T
 
     def batches(first: int) -> Loader:
         return Loader(
-            Numbers(),
+            rows or Numbers(),
             objective,
             rows_per_step=config.batch_size,
             micro_batch_size=config.batch_size,
@@ -118,6 +123,95 @@ def test_all_tokens_are_counted_whenever_they_are_logged_or_saved(tmp_path: Path
     assert [(record.step, record.tokens) for record in records.records] == [
         (step, 4 * step) for step in (1, 5, 10, 12)
     ]
+
+
+LEAP, NOTHING = 1e9, float("nan")
+LEAPS, IS_NOTHING = "let at most .* be expected", "is nan, which is no number"
+
+
+@pytest.mark.parametrize(("number", "says"), [(LEAP, LEAPS), (NOTHING, IS_NOTHING)])
+def test_a_loss_that_goes_wrong_stops_the_run_with_its_batch(
+    number: float, says: str, tmp_path: Path
+) -> None:
+    run = trainer(tmp_path, rows=Numbers({4 * 40 + 1: number}), steps=60)
+    with pytest.raises(TrainingError, match=f"the loss of step 40 .*{says}"):
+        run.run()
+    assert run.step == 40
+    saved = torch.load(tmp_path / "stopped-at-00000040.pt", weights_only=True)
+    assert saved["step"] == 40
+    found = torch.cat([batch["ids"] for batch in saved["batches"]]).flatten()
+    expected = torch.tensor([160, number, 162, 163], dtype=torch.float32)
+    assert torch.equal(found.nan_to_num(), expected.nan_to_num())
+
+
+def test_without_watching_for_spikes_only_what_is_no_number_stops_a_run(tmp_path: Path) -> None:
+    wrong = Numbers({4 * 40 + 1: LEAP, 4 * 50 + 1: NOTHING})
+    run = trainer(tmp_path, rows=wrong, steps=60, watch_for_spikes=False)
+    with pytest.raises(TrainingError, match=f"the loss of step 50 .*{IS_NOTHING}"):
+        run.run()
+    assert run.step == 50
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_it_ruins_a_weight(
+    tmp_path: Path,
+) -> None:
+    run = trainer(tmp_path)
+    weight = next(run.model.parameters())
+    weight.register_hook(lambda gradient: gradient * NOTHING)
+    with pytest.raises(TrainingError, match="the gradient of step 0 has the norm nan"):
+        run.run()
+    assert float(weight) == 0.0
+
+
+def test_the_first_batch_is_looked_at_before_the_first_step(tmp_path: Path) -> None:
+    run = trainer(tmp_path, rows=Numbers({1: NOTHING}), check_first_step=True)
+    with pytest.raises(TrainingError, match="the first distance loss is nan"):
+        run.run()
+
+
+def test_clipping_bounds_the_update_and_the_norm_is_told_as_it_was(tmp_path: Path) -> None:
+    rows = Numbers(dict.fromkeys(range(4), 9.0))  # far: a gradient of -1
+    for clip, learned in ((0.25, 0.025), (None, 0.1)):
+        run, records = trainer(tmp_path / str(clip), rows=rows, steps=1, clip=clip), Records()
+        run.observers = [records]
+        run.run()
+        assert float(next(run.model.parameters())) == pytest.approx(learned)
+        assert records.records[0].gradient_norm == pytest.approx(1.0)
+
+
+def test_what_is_evaluated_are_the_averaged_weights(tmp_path: Path) -> None:
+    run = trainer(tmp_path, ema=0.9)
+    run.run()
+    run.validation = lambda: iter([[{"ids": torch.zeros(1, 1)}]])  # how far the weight is from 0
+    own = float(next(run.model.parameters()))
+    assert run.ema is not None
+    average = float(run.ema.averages["weight"])
+    assert 0 < average < own - 0.1
+    assert run.evaluate().val_loss == pytest.approx(average)
+    assert float(next(run.model.parameters())) == own
+
+
+def test_a_checkpoint_that_cannot_be_written_loses_none_that_is_complete(tmp_path: Path) -> None:
+    run = trainer(tmp_path, checkpoint_every=4, keep=Retention(keep_last=1))
+    blocked = run.checkpoints.path(8).with_suffix(".partial")
+    blocked.parent.mkdir()
+    blocked.write_text("a file where the folder must be")
+    with pytest.raises(TrainingError, match=r"step-00000008: .*step 4 is complete"):
+        run.run()
+    assert run.checkpoints.steps() == [4]
+    blocked.unlink()
+    again = trainer(tmp_path, checkpoint_every=4)
+    assert again.resume()
+    assert again.step == 4
+    again.run()
+    assert again.checkpoints.steps() == [8, 12]
+
+
+def test_without_a_folder_for_checkpoints_that_is_told(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file where the folder must be")
+    with pytest.raises(TrainingError, match=r"could not be written .*none is complete yet"):
+        trainer(tmp_path, checkpoint_every=4).run()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
 def test_the_watchdog_may_be_off_for_a_part_of_a_run(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ class Trainer:
         )
         self.scaler = GradientScaler(is_enabled=config.precision == "fp16")
         self.ema = None if config.ema is None else EMA(model, decay=config.ema)
-        self.watchdog = watchdog_of(objective) if config.watch_for_spikes else None
+        self.watchdog = watchdog_of(objective, watches_leaps=config.watch_for_spikes)
         self.step = 0
         self.tokens = 0
         self.best: tuple[float, int] | None = None
@@ -173,7 +173,7 @@ class Trainer:
             group["lr"] = group["initial_lr"] * factor
         self.scaler.unscale(self.optimizer)
         norm = self.runner.clip(self.config.clip)
-        if self.watchdog is not None and not self.scaler.is_enabled:
+        if not self.scaler.is_enabled:
             self.watchdog.check_gradient(self.step, norm, batches, self.output)
         if self.scaler.step(self.optimizer) and self.ema is not None:
             self.ema.update(self.model)
@@ -217,8 +217,7 @@ class Trainer:
 
     def _watch(self, losses: Mapping[str, float], batches: Sequence[Batch]) -> None:
         total = total_loss(losses, self.objective.weights)
-        if self.watchdog is not None:
-            self.watchdog.check(self.step, total, batches, self.output)
+        self.watchdog.check(self.step, total, batches, self.output)
 
     def _shares(self, counts: Mapping[str, float]) -> Shares:
         weights = self.objective.weights
@@ -325,7 +324,7 @@ class Trainer:
             "optimizer": None if self.runner.is_sharded else self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
-            "watchdog": None if self.watchdog is None else self.watchdog.state_dict(),
+            "watchdog": self.watchdog.state_dict(),
             "carried": None if self.carried is None else self.carried.state_dict(),
         }
 
@@ -353,7 +352,7 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
-        if self.watchdog is not None and state["watchdog"] is not None:
+        if state["watchdog"] is not None:  # as an earlier version left it where it was off
             self.watchdog.load_state_dict(state["watchdog"])
         if self.carried is not None:
             self.carried.load_state_dict(state["carried"])
@@ -391,7 +390,9 @@ def _is_due(every: int | None, step: int, is_last: bool) -> bool:
     return is_last or (every is not None and step % every == 0)
 
 
-def watchdog_of(objective: Objective) -> Watchdog:
-    """The loss of a policy lies around zero, and is zero where nothing can be learned: its leaps
-    tell nothing."""
-    return Watchdog(window=0) if isinstance(objective, OnPolicy) else Watchdog()
+def watchdog_of(objective: Objective, *, watches_leaps: bool) -> Watchdog:
+    """A loss that is no number stops every run. The loss of a policy lies around zero, and is zero
+    where nothing can be learned: its leaps tell nothing."""
+    if not watches_leaps or isinstance(objective, OnPolicy):
+        return Watchdog(window=0)
+    return Watchdog()
