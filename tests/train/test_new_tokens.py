@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 TOKENS = ["<|im_start|>", "<|im_end|>"]
 QUESTION, ANSWER = "Where is the key?", "Under the seventh stone."
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-LLAMA = {"model_type": "llama", "num_attention_heads": 4, **SIZES}
+LLAMA = {"model_type": "llama", "num_attention_heads": 4, "initializer_range": 0.1, **SIZES}
 NUM_TOKENS = 280
 LORA = {"method": "lora", "r": 8}
 WITH_HEAD = {**LORA, "modules_to_save": ["lm_head"]}
@@ -51,7 +51,7 @@ def recipe(model: Path, output: Path, **sections: Any) -> dict[str, Any]:
         "objective": {"name": "sft"},
         "data": {"train": str(chat), "template": "chatml", "max_tokens": 64, "validation": 0},
         "optimizer": {"lr": 1e-2, "weight_decay": 0.0},
-        "training": {"steps": 40, "batch_size": 1, "check_first_step": False},
+        "training": {"steps": 60, "batch_size": 1, "check_first_step": False},
         "device": "cpu",
     }
     section = {"load": str(model), "new_tokens": TOKENS, **sections.pop("model", {})}
