@@ -93,3 +93,48 @@ def test_data_that_are_not_there_are_named_with_the_variable(
     assert run.code == 1
     assert "data.sources.lines.path is ./data/nowhere/input.txt" in run.err
     assert "$PHAROS_DATA is not set, so ./data was taken" in run.err
+
+
+GREEN, ENDED = "\x1b[32m", "\x1b[0m"
+ASKED = "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture
+def chat(llama_folder: Path, tmp_path: Path) -> Path:
+    """A recipe for one conversation."""
+    messages = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "The keeper"}]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    raw = {
+        "output": str(tmp_path / "run"),
+        "model": {"load": str(llama_folder)},
+        "objective": {"name": "sft"},
+        "data": {"train": str(tmp_path / "chat.jsonl"), "template": "chatml", "max_tokens": 64},
+        "training": {"steps": 1, "batch_size": 1},
+    }
+    (tmp_path / "chat.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    return tmp_path / "chat.yaml"
+
+
+def test_a_preview_shows_what_is_learned_in_green(
+    chat: Path, pharos: Pharos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    run = pharos("train", chat, "--preview", "data.validation=0")
+    assert run.code == 0, run.err
+    assert f"{ASKED}{GREEN}The keeper<|im_end|>{ENDED}" in run.out
+    assert run.out.count(GREEN) == 1
+
+
+@pytest.mark.parametrize("is_wanted", [False, True])
+def test_without_colours_what_is_learned_is_in_brackets(
+    is_wanted: bool, chat: Path, pharos: Pharos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a pipe, and where somebody wants none."""
+    if is_wanted:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("NO_COLOR", "1")
+    run = pharos("train", chat, "--preview", "data.validation=0")
+    assert f"{ASKED}[The keeper<|im_end|>]" in run.out
+    assert GREEN not in run.out

@@ -37,12 +37,13 @@ def load_base(name: str | Path, adapter: Path) -> tuple[Model, frozenset[str]]:
     if task is None:
         return load_model(name), frozenset()
     try:
-        found = load_for_task(name, task, labels=trained_on.labels)
-        has_names = trained_on.labels is not None or task not in CLASSIFYING
-        count = None if has_names else _num_labels(found[0], adapter)
+        model, fresh = load_for_task(name, task, labels=trained_on.labels)
     except ModelError as error:
         raise ModelError(f"{adapter} does not fit this model: {error}") from error
-    return found if count is None else load_for_task(name, task, labels=default_labels(count))
+    is_counted = trained_on.task is None and task in CLASSIFYING
+    if is_counted and (count := _num_labels(model, adapter)):
+        return load_for_task(name, task, labels=default_labels(count))
+    return model, fresh
 
 
 def check_head(adapters: Adapters, fresh: Collection[str], folder: Path) -> None:

@@ -1,6 +1,7 @@
 """`pharos train`: run a recipe."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,10 @@ from pharos.cli.options import JsonOption
 from pharos.cli.route import train_routes
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from pharos.train.events import Observer
+    from pharos.train.preview import Stretch
     from pharos.train.recipe import Recipe
 
 
@@ -165,10 +169,8 @@ def observers_of(recipe: "Recipe", tensorboard: bool) -> "list[Observer]":
 
 
 def show_preview(recipe: "Recipe", as_json: bool) -> None:
-    """What the first rows are, decoded; what is asked of the model is green."""
-    from rich.text import Text
-
-    from pharos.cli.terminal import note, print_json, printable, results
+    """What the first rows are, decoded; what is asked of the model is marked."""
+    from pharos.cli.terminal import note, print_json, results
     from pharos.train.preview import preview, told
 
     found = preview(recipe, note)
@@ -176,12 +178,24 @@ def show_preview(recipe: "Recipe", as_json: bool) -> None:
         print_json(found.as_object())
         return
     console = results()
+    has_colors = console.color_system is not None and not console.no_color
     for number, sample in enumerate(found.samples, start=1):
         console.print(f"row {number}", style="bold")
         for part in filter(None, sample):
-            text = Text()
-            for stretch in part:
-                text.append(printable(stretch.text), style="green" if stretch.is_target else "")
-            console.print(text)
+            console.print(_marked(part, has_colors=has_colors))
     for line in told(found):
         console.print(line, highlight=False)
+
+
+def _marked(part: "Sequence[Stretch]", *, has_colors: bool) -> "Text":
+    """What is asked of the model in green; where there are no colours, in brackets."""
+    from rich.text import Text
+
+    from pharos.cli.terminal import printable
+
+    text = Text()
+    for words, is_target in part:
+        shown = printable(words)
+        is_bracketed = is_target and not has_colors
+        text.append(f"[{shown}]" if is_bracketed else shown, style="green" if is_target else "")
+    return text
