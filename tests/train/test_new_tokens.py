@@ -42,7 +42,7 @@ def write_model(folder: Path, **config: Any) -> Path:
     return folder
 
 
-def recipe(model: Path, output: Path, **sections: Any) -> dict[str, Any]:
+def recipe(base: Path, output: Path, **sections: Any) -> dict[str, Any]:
     turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
     chat = output.with_name("chat.jsonl")
     chat.write_text(json.dumps({"messages": turns}) + "\n")
@@ -54,7 +54,7 @@ def recipe(model: Path, output: Path, **sections: Any) -> dict[str, Any]:
         "training": {"steps": 60, "batch_size": 1, "check_first_step": False},
         "device": "cpu",
     }
-    section = {"load": str(model), "new_tokens": TOKENS, **sections.pop("model", {})}
+    section = {"load": str(base), "new_tokens": TOKENS, **sections.pop("model", {})}
     return {**raw, "model": section, **sections}
 
 
