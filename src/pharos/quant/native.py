@@ -2,27 +2,36 @@
 
     use_native(model)       # after its linears were converted
 
-Linears that know how their weights lie (`native_matrix`) multiply one to eight rows themselves.
-Blocks of the Llama family whose linears all do take such rows through the whole block in one call,
-when they are asked for over paged keys. Everything else goes the usual way: prompts, other caches
-and masks, and a block of which some part has been replaced (an adapter, a share of a split model).
+Linears that know how their weights lie (`native_matrix`) multiply one to eight rows themselves. The
+body of a Llama, Mistral or Qwen whose linears all do takes such rows through its blocks in one
+call, when it is asked for over paged keys. Everything else goes the usual way: prompts, other
+caches and masks, and a model of which some part has been replaced (by an adapter, or by the share
+of a split one).
 
 Shapes: B sequences, T tokens, D hidden width.
 """
 
+from collections.abc import Sequence
 from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
 from pharos.models.heads import CausalLM
-from pharos.models.kv_cache import Cache
-from pharos.models.llama import Llama, LlamaAttention, LlamaBlock
+from pharos.models.kv_cache import Cache, next_positions
+from pharos.models.llama import Llama, LlamaBlock
 from pharos.ops.feed_forward import GatedFeedForward
 from pharos.ops.masks import Causal, Mask, Window
-from pharos.ops.native import Matrices, NativeBlock, NativeMatrix, NativePass, Norm, Parts, library
+from pharos.ops.native import (
+    Matrices,
+    NativeBlocks,
+    NativeMatrix,
+    NativePass,
+    Norm,
+    Parts,
+    library,
+)
 from pharos.ops.norms import RMSNorm
 from pharos.ops.paged_attention import FlatBatch
-from pharos.ops.positions import Rotation
 
 SILU = ("silu", "swish")
 
@@ -37,9 +46,10 @@ class FewRowLinear(Protocol):
 
 
 class Paged(Protocol):
-    """A cache whose keys stand in blocks, those of a layer in one tensor `[2, G, P, C, K]`."""
+    """A cache whose keys stand in blocks: a tensor `[2, G, P, C, K]` for each layer, always in the
+    same list, and whose rows the new ones are."""
 
-    def pages(self, layer: int) -> tuple[Tensor, FlatBatch]: ...
+    def pages(self) -> tuple[Sequence[Tensor], FlatBatch]: ...
 
 
 def use_native(model: CausalLM) -> None:
@@ -49,48 +59,68 @@ def use_native(model: CausalLM) -> None:
     for module in model.modules():
         if isinstance(module, FewRowLinear):
             module.few_rows = module.native_matrix()
-    if isinstance(model.body, Llama):
-        blocks = model.body.blocks
-        for i, block in enumerate(blocks):
-            if type(block) is LlamaBlock and native_block(block) is not None:
-                blocks[i] = NativeLlamaBlock(block)
+    if type(model.body) is Llama and native_blocks(model.body) is not None:
+        model.body = NativeLlama(model.body)
 
 
-class NativeLlamaBlock(LlamaBlock):
-    """It has the parts of the block that it stands for, under the same names."""
+class NativeLlama(Llama):
+    """It has the parts of the body that it stands for, under the same names."""
 
-    def __init__(self, block: LlamaBlock) -> None:
+    def __init__(self, body: Llama) -> None:
         nn.Module.__init__(self)
-        for name, part in block.named_children():
+        self.config = body.config
+        for name, part in body.named_children():
             setattr(self, name, part)
-        self.native = native_block(block)
-        self._parts = list(_parts(self))
-        self.training = block.training
+        self.native = native_blocks(body)
+        self._parts = _parts(self)
+        self.train(body.training)
 
-    def forward(self, x_BTD: Tensor, rotate: Rotation, mask: Mask, cache: Cache | None) -> Tensor:
+    def forward(
+        self,
+        ids_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        mask: Mask | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
         native, pages = self.native, getattr(cache, "pages", None)
-        if pages is not None and native is not None and type(mask) is Causal and self._is_whole():
-            kv_2GPCK, batch = cast(Paged, cache).pages(self.attention.layer)
-            if native.takes(x_BTD, kv_2GPCK):
-                rows = NativePass.of(batch, rotate, x_BTD.dtype)
-                return native(x_BTD, kv_2GPCK, rows)
-        return super().forward(x_BTD, rotate, mask, cache)
+        is_paged = pages is not None and (mask is None or type(mask) is Causal)
+        if cache is not None and native is not None and is_paged and _parts(self) == self._parts:
+            kvs_2GPCK, batch = cast(Paged, cache).pages()
+            x_BTD: Tensor = self.embedding(ids_BT)
+            if native.takes(x_BTD, kvs_2GPCK):
+                if positions_BT is None:
+                    positions_BT = next_positions(ids_BT, cache)
+                rotate = self.config.rope.rotation(positions_BT, dtype=x_BTD.dtype)
+                rows = NativePass(batch, rotate, x_BTD.dtype)
+                x_BTD = native(x_BTD, kvs_2GPCK, rows)
+                cache.advance(ids_BT.shape[1])
+                y_BTD: Tensor = self.norm(x_BTD)
+                return y_BTD
+        return super().forward(ids_BT, positions_BT=positions_BT, mask=mask, cache=cache)
 
-    def _is_whole(self) -> bool:
-        """Whether its parts are still those that the kernels have the weights of."""
-        return all(now is then for now, then in zip(_parts(self), self._parts, strict=True))
+
+def native_blocks(body: Llama) -> NativeBlocks | None:
+    """None for a model with a block that the kernels do not know, or whose linears are not native
+    all of them."""
+    loaded = library()
+    blocks = [_block_parts(block) for block in body.blocks if type(block) is LlamaBlock]
+    known = [parts for parts in blocks if parts is not None]
+    if loaded is None or not known or len(known) < len(body.blocks):
+        return None
+    return NativeBlocks(loaded, known)
 
 
-def native_block(block: LlamaBlock) -> NativeBlock | None:
-    """None for a block that the kernels do not know, or some of whose linears are not native."""
-    attention, mlp, loaded = block.attention, block.mlp, library()
-    linears = [*_linears(attention), *_linears(mlp)]
-    matrices = [getattr(linear, "few_rows", None) for linear in linears]
-    is_known = type(mlp) is GatedFeedForward and mlp.activation in SILU and not attention.dropout
-    if loaded is None or not is_known or not all(matrices) or len(matrices) != 7:
+def _block_parts(block: LlamaBlock) -> Parts | None:
+    attention, mlp = block.attention, block.mlp
+    if type(mlp) is not GatedFeedForward or mlp.activation not in SILU or attention.dropout:
+        return None
+    linears = (attention.query, attention.key, attention.value, attention.out)
+    matrices = [getattr(x, "few_rows", None) for x in (*linears, mlp.gate, mlp.up, mlp.down)]
+    if None in matrices:
         return None
     window = attention.window
-    parts = Parts(
+    return Parts(
         Matrices(*cast(list[NativeMatrix], matrices)),
         attention_norm=cast(Norm, _norm(block.attention_norm)),
         mlp_norm=cast(Norm, _norm(block.mlp_norm)),
@@ -99,23 +129,22 @@ def native_block(block: LlamaBlock) -> NativeBlock | None:
         head_dim=attention.head_dim,
         look_back=window.left if isinstance(window, Window) else None,
     )
-    return NativeBlock(loaded, parts)
-
-
-def _linears(part: LlamaAttention | GatedFeedForward) -> list[nn.Module]:
-    """In the order of `Matrices`."""
-    names = ("query", "key", "value", "out", "gate", "up", "down")
-    return [part.get_submodule(name) for name in names if name in part._modules]
 
 
 def _norm(norm: nn.Module) -> Norm | None:
     return Norm(norm.weight, norm.eps) if isinstance(norm, RMSNorm) else None
 
 
-def _parts(block: LlamaBlock) -> list[nn.Module | None]:
-    """Looked up as a module's attributes are, without the detours of `__getattr__`."""
-    parts = block._modules
-    attention, mlp = parts["attention"], parts["mlp"]
-    assert attention is not None and mlp is not None
-    norms = (parts["attention_norm"], parts["mlp_norm"])
-    return [attention, mlp, *norms, *attention._modules.values(), *mlp._modules.values()]
+def _parts(body: Llama) -> list[nn.Module | None]:
+    """What the kernels stand for: if it is another now, they have the wrong weights. Looked up
+    without the detours of a module's attributes, since it is done in every pass."""
+    found: list[nn.Module | None] = []
+    for block in body.blocks._modules.values():
+        assert block is not None
+        parts = block._modules
+        attention, mlp = parts["attention"], parts["mlp"]
+        assert attention is not None and mlp is not None
+        found += parts.values()
+        found += attention._modules.values()
+        found += mlp._modules.values()
+    return found

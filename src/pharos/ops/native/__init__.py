@@ -2,12 +2,12 @@
 
 A pass over one to eight tokens reads all weights and computes next to nothing, so the memory's
 speed is the limit, and each call of torch that stands beside a product shows. For such passes there
-are two native ones: of a linear (`linear.py`), and of a whole block of the Llama family
-(`block.py`). Torch's own path stays beside both: for more rows, for whatever the kernels do not
-know, and where there is no compiler. `PHAROS_NATIVE=0` in the environment leaves it alone.
+are two native ones: through a linear (`linear.py`), and through all blocks of a model of the Llama
+family (`blocks.py`). Torch's own path stays beside both: for more rows, for whatever the kernels do
+not know, and where there is no compiler. `PHAROS_NATIVE=0` in the environment leaves it alone.
 """
 
-from pharos.ops.native.block import Matrices, NativeBlock, NativePass, Norm, Parts
+from pharos.ops.native.blocks import Matrices, NativeBlocks, NativePass, Norm, Parts
 from pharos.ops.native.linear import (
     MOST_ROWS,
     NativeMatrix,
@@ -20,7 +20,7 @@ from pharos.ops.native.load import library
 __all__ = [
     "MOST_ROWS",
     "Matrices",
-    "NativeBlock",
+    "NativeBlocks",
     "NativeMatrix",
     "NativePass",
     "Norm",

@@ -1,9 +1,9 @@
 /* A few rows through a decoder on a CPU: the weights are read, each once, and everything else is kept
  * so small that it does not show.
  *
- * Two entries: `pharos_linear` multiplies a few rows with one matrix, `pharos_block` takes them
- * through a whole block of the Llama family, attention over paged keys included. A block is one
- * parallel region: the threads share the outputs of each matrix and meet between the stages. What
+ * Two entries: `pharos_linear` multiplies a few rows with one matrix, `pharos_blocks` takes them
+ * through the blocks of a model of the Llama family, attention over paged keys included. A block is
+ * one parallel region: the threads share the outputs of each matrix and meet between the stages. What
  * is small (a norm, the rounding of a row to bytes) each thread does for itself; that costs less
  * than another meeting.
  *
@@ -722,10 +722,15 @@ static Memory lay_out(const Block *block, int num_rows, float *memory)
     return (Memory){memory, attended_NX, middle_ND, inner_NF, own, own_floats};
 }
 
-int64_t pharos_block_floats(const Block *block, int num_rows, int num_threads)
+int64_t pharos_blocks_floats(const Block *blocks, int num_blocks, int num_rows, int num_threads)
 {
-    Memory memory = lay_out(block, num_rows, NULL);
-    return (memory.own - (float *)NULL) + num_threads * memory.own_floats;
+    int64_t most = 0;
+    for (int i = 0; i < num_blocks; i++) {
+        Memory memory = lay_out(&blocks[i], num_rows, NULL);
+        int64_t floats = (memory.own - (float *)NULL) + num_threads * memory.own_floats;
+        most = floats > most ? floats : most;
+    }
+    return most;
 }
 
 static void project_heads(const Block *block, const Rows *rows, int dtype, float *qkv_NX,
@@ -788,7 +793,7 @@ static void gate(const Block *block, const Rows *rows, int dtype, float *inner_N
 }
 
 static void add_inner(const Block *block, const Rows *rows, const float *middle_ND, int dtype,
-                      void *y_ND, Thread thread)
+                      void *x_ND, Thread thread)
 {
     int64_t width = block->down.num_outputs;
     Span panels = share_of(num_panels(&block->down), thread);
@@ -799,14 +804,15 @@ static void add_inner(const Block *block, const Rows *rows, const float *middle_
             int64_t first = n * width + panel * panel_width(&block->down);
             for (int o = 0; o < count; o++)
                 y[n][o] += middle_ND[first + o];
-            narrow(y[n], count, dtype, (void *)at(y_ND, dtype, first));
+            narrow(y[n], count, dtype, (void *)at(x_ND, dtype, first));
         }
     }
 }
 
-/* `kv_2GSK` is the memory of this block's keys and values, where the new ones are stored first. */
-void pharos_block(const Block *block, const Pass *pass, const void *x_ND, void *kv_2GSK, void *y_ND,
-                  float *memory)
+/* The rows become what the block makes of them: they are read for the last time before the stage
+ * that writes them. */
+static void through_block(const Block *block, const Pass *pass, void *x_ND, void *kv_2GSK,
+                          float *memory)
 {
     int dtype = pass->dtype, num_rows = pass->num_rows;
     Memory all = lay_out(block, num_rows, memory);
@@ -835,8 +841,16 @@ void pharos_block(const Block *block, const Pass *pass, const void *x_ND, void *
         fetch_first(&block->down, thread);
 #pragma omp barrier
         copy_rows(&rows, all.inner_NF, &block->down, dtype);
-        add_inner(block, &rows, all.middle_ND, dtype, y_ND, thread);
+        add_inner(block, &rows, all.middle_ND, dtype, x_ND, thread);
     }
+}
+
+/* In place. `kvs` are the memories of the blocks' keys and values, where the new ones are stored. */
+void pharos_blocks(const Block *blocks, int num_blocks, const Pass *pass, void *x_ND,
+                   void *const *kvs, float *memory)
+{
+    for (int i = 0; i < num_blocks; i++)
+        through_block(&blocks[i], pass, x_ND, kvs[i], memory);
 }
 
 /* For whoever mirrors these structures: a Matrix, a Block, a Pass. */

@@ -33,12 +33,12 @@ class Library:
         self.linear_floats = loaded.pharos_linear_floats
         self.linear_floats.restype = c_int64
         self.linear_floats.argtypes = (c_void_p, c_int, c_int)
-        self.block = loaded.pharos_block
-        self.block.restype = None
-        self.block.argtypes = (c_void_p,) * 6
-        self.block_floats = loaded.pharos_block_floats
-        self.block_floats.restype = c_int64
-        self.block_floats.argtypes = (c_void_p, c_int, c_int)
+        self.blocks = loaded.pharos_blocks
+        self.blocks.restype = None
+        self.blocks.argtypes = (c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p)
+        self.blocks_floats = loaded.pharos_blocks_floats
+        self.blocks_floats.restype = c_int64
+        self.blocks_floats.argtypes = (c_void_p, c_int, c_int, c_int)
         structures: tuple[type[Structure], ...] = (Matrix, Block, Pass)
         sizes = [loaded.pharos_size_of(number) for number in range(len(structures))]
         assert sizes == [sizeof(structure) for structure in structures], sizes

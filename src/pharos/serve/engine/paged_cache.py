@@ -42,10 +42,10 @@ class PagedCache:
         out_NHK = paged_attention(q_NHK, kv_2GPCK, self._batch, mask=mask, bias=bias, scale=scale)
         return out_NHK.transpose(0, 1)[None]
 
-    def pages(self, layer: int) -> tuple[Tensor, FlatBatch]:
-        """The keys and values of a layer, `[2, G, P, C, K]`, and whose rows the new ones are: for
-        a block that stores and reads them itself."""
-        return self._layers_2GPCK[layer], self._batch
+    def pages(self) -> tuple[Sequence[Tensor], FlatBatch]:
+        """The keys and values of all layers, and whose rows the new ones are: for a model that
+        stores and reads them itself."""
+        return self._layers_2GPCK, self._batch
 
     def advance(self, num_tokens: int) -> None:
         """How far each sequence has got is the scheduler's to say: drafts may be rejected."""

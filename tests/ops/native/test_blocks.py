@@ -16,7 +16,7 @@ from pharos.ops.int8 import quantize_weight
 from pharos.ops.masks import Causal, Window
 from pharos.ops.native import (
     Matrices,
-    NativeBlock,
+    NativeBlocks,
     NativeMatrix,
     NativePass,
     Norm,
@@ -79,7 +79,7 @@ def block_of(kind: str) -> LlamaBlock:
     return block
 
 
-def native_of(block: LlamaBlock) -> NativeBlock:
+def native_of(block: LlamaBlock) -> NativeBlocks:
     """Its weights are rounded to bytes, and stay so in the block: both have the same."""
 
     def norm(module: nn.Module) -> Norm | None:
@@ -95,25 +95,27 @@ def native_of(block: LlamaBlock) -> NativeBlock:
     attention, mlp, loaded = block.attention, block.mlp, library()
     attention_norm, mlp_norm = norm(block.attention_norm), norm(block.mlp_norm)
     assert loaded is not None and attention_norm is not None and mlp_norm is not None
-    return NativeBlock(
+    return NativeBlocks(
         loaded,
-        Parts(
-            Matrices(
-                query=matrix(attention.query),
-                key=matrix(attention.key),
-                value=matrix(attention.value),
-                out=matrix(attention.out),
-                gate=matrix(mlp.gate),
-                up=matrix(mlp.up),
-                down=matrix(mlp.down),
-            ),
-            attention_norm=attention_norm,
-            mlp_norm=mlp_norm,
-            query_norm=norm(attention.query_norm),
-            key_norm=norm(attention.key_norm),
-            head_dim=attention.head_dim,
-            look_back=attention.window.left if isinstance(attention.window, Window) else None,
-        ),
+        [
+            Parts(
+                Matrices(
+                    query=matrix(attention.query),
+                    key=matrix(attention.key),
+                    value=matrix(attention.value),
+                    out=matrix(attention.out),
+                    gate=matrix(mlp.gate),
+                    up=matrix(mlp.up),
+                    down=matrix(mlp.down),
+                ),
+                attention_norm=attention_norm,
+                mlp_norm=mlp_norm,
+                query_norm=norm(attention.query_norm),
+                key_norm=norm(attention.key_norm),
+                head_dim=attention.head_dim,
+                look_back=attention.window.left if isinstance(attention.window, Window) else None,
+            )
+        ],
     )
 
 
@@ -144,8 +146,8 @@ def test_a_block_equals_its_plain_twin_and_stores_the_same_keys(kind: str, batch
         for num_threads in (1, 2, 3):
             torch.set_num_threads(num_threads)
             rows = NativePass(flat, rotate, dtype)
-            assert native.takes(x_1ND, kv.layers_2GPCK[0])
-            found = native(x_1ND, kv.layers_2GPCK[0], rows)
+            assert native.takes(x_1ND, kv.layers_2GPCK)
+            found = native(x_1ND, kv.layers_2GPCK, rows)
             assert_near(found, expected)
             assert_near(kv.layers_2GPCK[0], plain_kv.layers_2GPCK[0])
 
@@ -172,7 +174,7 @@ def test_a_row_depends_on_nothing_beside_it() -> None:
         positions = [s.start + i for s in few for i in range(s.num_tokens)]
         rotate = rope.rotation(torch.tensor([positions]))
         rows = NativePass(FlatBatch(few, block_size=4), rotate, torch.float32)
-        return native(x, memory.layers_2GPCK[0], rows)
+        return native(x, memory.layers_2GPCK, rows)
 
     together = run(kv, segments, x_1ND)
     alone = [run(again, segments[:1], x_1ND[:, :3]), run(again, segments[1:], x_1ND[:, 3:])]
@@ -188,12 +190,12 @@ def test_what_was_never_written_is_not_read() -> None:
     kv.layers_2GPCK[0].fill_(torch.nan)
     rotate = Rope(width=12).rotation(torch.arange(5)[None])
     rows = NativePass(FlatBatch(segments, block_size=4), rotate, torch.float32)
-    assert native(torch.randn(1, 5, 52), kv.layers_2GPCK[0], rows).isfinite().all()
+    assert native(torch.randn(1, 5, 52), kv.layers_2GPCK, rows).isfinite().all()
 
 
 def test_rows_of_another_kind_are_not_taken() -> None:
     block = block_of("llama")
-    native, kv = native_of(block), memory_of(block, torch.float32).layers_2GPCK[0]
+    native, kv = native_of(block), memory_of(block, torch.float32).layers_2GPCK
     assert not native.takes(torch.zeros(1, 9, 52), kv)
     assert not native.takes(torch.zeros(1, 0, 52), kv)
     assert not native.takes(torch.zeros(2, 1, 52), kv)

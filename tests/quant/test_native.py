@@ -1,0 +1,180 @@
+"""Few rows by native kernels say what torch's own path says.
+
+Shapes: N rows of a flat batch, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pharos.adapt import Adapters, LoraConfig
+from pharos.core import SamplingParams
+from pharos.models.heads import CausalLM
+from pharos.models.load import build_model
+from pharos.ops.native import library
+from pharos.ops.native.load import SWITCH
+from pharos.ops.paged_attention import Segment
+from pharos.quant import METHODS, convert
+from pharos.quant.native import NativeLlama
+from pharos.serve.engine.build import EngineConfig, engine_over
+from pharos.serve.engine.paged_cache import PagedCache
+from pharos.serve.engine.paged_kv import PagedKV
+from pharos.serve.engine.request import Request
+from pharos.serve.engine.tensor_parallel import Share, split_model
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": True,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": 8},
+    "qwen2": {},
+    "qwen3": {"head_dim": 16},
+}
+NATIVE = ["bf16", "w8a8", "w8a16"]
+TABLES = ([3, 4, 5, 20, 9, 10, 11], [6, 1, 2, 7, 8, 15, 16])
+
+
+@pytest.fixture(autouse=True)
+def _native() -> None:
+    if library() is None:
+        pytest.skip("there are no native kernels here")
+
+
+def decoder(family: str) -> CausalLM:
+    torch.manual_seed(0)
+    sizes = SIZES | FAMILIES.get(family, {}) | {"model_type": family}
+    model = build_model(sizes, "causal_lm").eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.copy_(torch.randn_like(parameter) * 0.15 + (parameter.ndim == 1))
+    assert isinstance(model, CausalLM)
+    return model
+
+
+def pair(family: str, method: str, monkeypatch: pytest.MonkeyPatch) -> tuple[CausalLM, CausalLM]:
+    """One with native kernels, and its twin without. Skips where the weights do not lie so."""
+    ours = convert(decoder(family), method)
+    if not isinstance(ours.body, NativeLlama):
+        pytest.skip(f"{method} weights do not lie as the kernels read them on this processor")
+    with monkeypatch.context() as patch:
+        patch.setenv(SWITCH, "0")
+        twin = convert(decoder(family), method)
+    assert not isinstance(twin.body, NativeLlama)
+    return ours, twin
+
+
+@torch.inference_mode()
+def written(model: CausalLM, passes: Sequence[Sequence[Segment]]) -> Tensor:
+    """The logits of some passes, one after another."""
+    kv = PagedKV(model.body.attention_shapes(), num_blocks=24, block_size=4, dtype=model.dtype)
+    generator, logits = torch.Generator().manual_seed(1), []
+    for segments in passes:
+        positions = [s.start + i for s in segments for i in range(s.num_tokens)]
+        ids = torch.randint(96, (1, len(positions)), generator=generator)
+        x_1ND = model.body(
+            ids, positions_BT=torch.tensor([positions]), cache=PagedCache(kv, segments)
+        )
+        logits.append(model.logits(x_1ND[0]).float())
+    return torch.cat(logits)
+
+
+ONE, TWO = TABLES
+PASSES = [
+    [Segment(ONE, 0, 9), Segment(TWO, 0, 14)],
+    [Segment(ONE, 9, 1), Segment(TWO, 14, 1)],
+    [Segment(TWO, 15, 1), Segment(ONE, 10, 1)],
+    [Segment(ONE, 11, 5), Segment(TWO, 16, 3)],
+    [Segment(ONE, 16, 1)],
+]
+
+
+@pytest.mark.parametrize("method", NATIVE)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_tokens_and_drafts_get_the_twins_logits(
+    family: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, twin = pair(family, method, monkeypatch)
+    similar = torch.cosine_similarity(written(ours, PASSES), written(twin, PASSES), dim=-1)
+    assert similar.min() > (0.99 if method == "w8a8" else 0.998)
+
+
+@pytest.mark.parametrize("method", NATIVE)
+def test_other_decoders_have_native_linears(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = SIZES | {"model_type": "mixtral", "num_local_experts": 2}
+    model = build_model(sizes, "causal_lm").eval().requires_grad_(False)
+    assert isinstance(model, CausalLM)
+    convert(model, method)
+    assert not isinstance(model.body, NativeLlama)
+    assert written(model, PASSES).isfinite().all()
+
+
+def tokens(model: CausalLM) -> dict[str, list[int]]:
+    engine = engine_over(model, None, EngineConfig(num_blocks=32, block_size=4))
+    for name, prompt in {"0": [1, 2, 3], "1": list(range(20))}.items():
+        engine.add(Request(id=name, prompt=prompt, params=SamplingParams(max_tokens=8)))
+    found: dict[str, list[int]] = {}
+    while engine.has_work:
+        for news in engine.step():
+            found.setdefault(news.request_id, []).extend(t.id for t in getattr(news, "tokens", ()))
+    return found
+
+
+@pytest.mark.parametrize("method", NATIVE)
+def test_an_engine_writes_as_many_tokens_and_the_same_ones_again(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, _ = pair("llama", method, monkeypatch)
+    found = tokens(ours)
+    assert {name: len(ids) for name, ids in found.items()} == {"0": 8, "1": 8}
+    assert tokens(ours) == found
+
+
+@pytest.mark.parametrize("method", NATIVE)
+def test_adapters_on_a_native_model_are_not_passed_by(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, twin = pair("llama", method, monkeypatch)
+    before = written(ours, PASSES)
+    adapters = [Adapters(model) for model in (ours, twin)]
+    for each in adapters:
+        each.add(LoraConfig(r=4))
+        for part in each.parts():
+            torch.manual_seed(2)
+            for parameter in part.parameters():
+                parameter.data.normal_(std=0.2)
+    found, expected = written(ours, PASSES), written(twin, PASSES)
+    assert torch.cosine_similarity(found, expected, dim=-1).min() > 0.98
+    assert torch.cosine_similarity(found, before, dim=-1).min() < 0.98
+    adapters[0].remove()
+    torch.testing.assert_close(written(ours, PASSES), before, rtol=0, atol=0)
+
+
+def test_a_share_of_a_split_model_is_left_as_it_is() -> None:
+    model = decoder("llama")
+    split_model(model, Share(0, 2))
+    assert not isinstance(convert(model, "w8a16").body, NativeLlama)
+
+
+@pytest.mark.parametrize("method", set(METHODS) - set(NATIVE))
+def test_formats_without_kernels_stay_as_they_are(method: str) -> None:
+    assert not isinstance(convert(decoder("llama"), method).body, NativeLlama)
+
+
+def test_a_model_in_float32_stays_as_it_is() -> None:
+    assert type(decoder("llama").body).__name__ == "Llama"
+
+
+def test_names_of_parameters_stay_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, twin = pair("qwen3", "w8a16", monkeypatch)
+    assert list(ours.state_dict()) == list(twin.state_dict())
+    assert ours.weight_map("model.") == twin.weight_map("model.")
