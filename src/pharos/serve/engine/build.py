@@ -71,8 +71,12 @@ def build_engine(name: str | Path, config: EngineConfig) -> Engine:
     if config.tensor_parallel == 1:
         return _engine(name, config, None)
     followers = Followers.start(partial(build_follower, name, config), config.tensor_parallel)
-    with followers.together():
-        return _engine(name, config, followers)
+    try:
+        with followers.together():
+            return _engine(name, config, followers)
+    except Exception:
+        followers.stop()
+        raise
 
 
 def build_follower(name: str | Path, config: EngineConfig, share: Share) -> Runner:

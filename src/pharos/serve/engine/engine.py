@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
@@ -33,6 +33,7 @@ from pharos.serve.engine.grammar import (
     MaskFiller,
     new_mask,
 )
+from pharos.serve.engine.grammar_queue import GrammarQueue
 from pharos.serve.engine.output import OutputWriter
 from pharos.serve.engine.plan import Move, Part, Plan
 from pharos.serve.engine.request import (
@@ -93,7 +94,7 @@ class Engine:
         self._sampler = Sampler()
         self._filler = MaskFiller()
         self._jobs: dict[str, _Job] = {}
-        self._compiling: dict[Future[CompiledGrammar], list[_Job]] = {}
+        self._grammars = None if compiler is None else GrammarQueue(compiler, clock)
         self._news: list[News] = []
         self._arrivals = count()
         self._has_failed = False
@@ -115,9 +116,8 @@ class Engine:
         job = _Job(sequence, OutputWriter(request, self._tokenizer), self._clock())
         self._jobs[request.id] = job
         if request.grammar is not None:
-            assert self._compiler is not None
-            compiled = self._compiler.compile(request.grammar)
-            self._compiling.setdefault(compiled, []).append(job)
+            assert self._grammars is not None
+            self._grammars.add(sequence, request.grammar)
 
     def abort(self, request_id: str) -> None:
         """End a request, wherever it is; one that has ended stays as it is."""
@@ -159,6 +159,12 @@ class Engine:
             num_accepted_tokens=self._num_accepted_tokens,
         )
 
+    def on_loss(self, call: Callable[[str], None]) -> None:
+        """Calls it with the reason, in another thread, when a process that has a part of the model
+        ends by itself: at any time, also within a step, and the step may then never end."""
+        if self.runner.followers is not None:
+            self.runner.followers.on_loss(call)
+
     def close(self) -> None:
         """Ends the threads and processes that work for it."""
         self._filler.close()
@@ -180,7 +186,8 @@ class Engine:
         """Computes the next tokens of as many requests as there is room for; what is new of them.
 
         When a step fails (out of memory, say), its requests end with an error and the engine goes
-        on. If the next one fails too, the cause is not in the requests, and the error is raised."""
+        on. If the next one fails too, the cause is not in the requests, and the error is raised; so
+        it is at once where a part of a split model is lost."""
         self._take_compiled()
         plan = self.scheduler.plan()
         self._note_starts(plan)
@@ -193,22 +200,20 @@ class Engine:
             self._tell_tokens(plan, drawn)
             self._tell_vectors(plan, vectors)
             self._propose(plan)
-        if self._compiling and not plan.parts:
-            wait(self._compiling, timeout=GRAMMAR_WAIT_S, return_when=FIRST_COMPLETED)
+        if self._grammars and not plan.parts:
+            self._grammars.wait(GRAMMAR_WAIT_S)
         news, self._news = self._news, []
         return news
 
     def _take_compiled(self) -> None:
         """Requests whose grammar is ready begin; those whose grammar is refused are refused."""
-        for compiled in [future for future in self._compiling if future.done()]:
-            for job in self._compiling.pop(compiled):
-                if job.sequence.status is Status.FINISHED:
-                    continue
-                error = compiled.exception()
-                if error is None:
-                    job.sequence.grammar = compiled.result().begin()
-                else:
-                    self._refuse_grammar(job, error)
+        for sequence, compiled in self._grammars.take() if self._grammars else ():
+            if sequence.status is Status.FINISHED:
+                continue
+            if isinstance(compiled, CompiledGrammar):
+                sequence.grammar = compiled.begin()
+            else:
+                self._refuse_grammar(self._job_of(sequence), compiled)
 
     def _refuse_grammar(self, job: _Job, error: BaseException) -> None:
         """Also where the library itself failed: no grammar takes the engine down."""
@@ -338,7 +343,8 @@ class Engine:
 
     def _abandon(self, plan: Plan, error: Exception) -> None:
         self.scheduler.abandon(plan)
-        if self._has_failed:
+        followers = self.runner.followers
+        if self._has_failed or (followers is not None and followers.has_failed):
             raise error
         self._has_failed = True
         log.error("a step failed, and its %d requests with it", len(plan.parts), exc_info=error)

@@ -9,7 +9,9 @@ compiles, whether drafts pay), and two engines would drift apart. The others are
 plain numbers, a few kilobytes beside the sums of a forward pass. They sample nothing.
 
 A pass that fails on one rank leaves the others in the midst of a sum, so there is no going on: the
-next pass is refused, and whoever runs the engine starts it anew. Followers end when rank 0 does.
+next pass is refused, and whoever runs the engine starts it anew. A sum over NCCL does not notice
+that a rank is gone, so each process listens for the end of the others in a thread of its own:
+`on_loss` tells of a follower's, and followers end when rank 0 does.
 """
 
 import contextlib
@@ -17,11 +19,13 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -60,9 +64,13 @@ class Followers:
     """Ranks 1 to `size - 1`. This process is rank 0 from `start` until `stop`."""
 
     def __init__(self, processes: "list[subprocess.Popen[bytes]]", pipes: list[Connection]) -> None:
+        self.has_failed = False
+        """Whether a part of the model is lost: there is no going on."""
         self._processes = processes
         self._pipes = pipes
-        self._has_failed = False
+        self._loss: Future[str] = Future()
+        self._listener = threading.Thread(target=self._listen, name="followers", daemon=True)
+        self._listener.start()
 
     @classmethod
     def start(cls, build: BuildRunner, size: int) -> "Followers":
@@ -71,22 +79,32 @@ class Followers:
         store = TCPStore(ADDRESS, 0, size, is_master=True, wait_for_workers=False)
         started = [_start(_Orders(Share(rank, size), store.port, build)) for rank in range(1, size)]
         followers = cls([process for process, _ in started], [pipe for _, pipe in started])
-        with followers.together():
-            followers._wait_for_all(store)
-            _join(Share(0, size), store)
+        try:
+            with followers.together():
+                followers._wait_for_all(store)
+                _join(Share(0, size), store)
+        except Exception:
+            followers.stop()
+            raise
         return followers
+
+    def on_loss(self, call: Callable[[str], None]) -> None:
+        """Calls it with the reason, in another thread, when a follower ends that was not told to:
+        also while this process waits for it in the midst of a pass."""
+        self._loss.add_done_callback(lambda loss: None if loss.cancelled() else call(loss.result()))
 
     @contextmanager
     def together(self) -> Iterator[None]:
         """Within it, all ranks do the same. A follower that fails is named by a RuntimeError; what
         this process does wrong itself is raised as it is."""
-        if self._has_failed:
+        if self.has_failed:
             raise RuntimeError("a part of the model has failed before; start the engine anew")
         try:
             yield
         except Exception as error:
-            self._has_failed = True
+            self.has_failed = True
             found = self._who_failed() if isinstance(error, RuntimeError) else None
+            self._loss.cancel()  # they end because we say so
             for process in self._processes:
                 process.kill()
             if found is not None:
@@ -102,7 +120,8 @@ class Followers:
 
     def stop(self) -> None:
         """Ends the followers, and this process's part in them."""
-        if not self._has_failed:
+        self._loss.cancel()
+        if not self.has_failed:
             with contextlib.suppress(RuntimeError):  # one of them has ended by itself
                 _broadcast(None)
         for process in self._processes:
@@ -111,7 +130,11 @@ class Followers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        dist.destroy_process_group()
+        self._listener.join()
+        for pipe in self._pipes:
+            pipe.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
     def _wait_for_all(self, store: TCPStore) -> None:
         """Until each has found the store: to join waits without end for one that never does."""
@@ -121,11 +144,18 @@ class Followers:
                 raise RuntimeError("a part of the model has ended before it began")
             time.sleep(POLL_S)
 
+    def _listen(self) -> None:
+        """To the first that ends: they say why, or nothing."""
+        pipe = self._pipes.index(wait(self._pipes)[0])  # type: ignore[arg-type]
+        reason = _last_words(self._pipes[pipe])
+        if self._loss.set_running_or_notify_cancel():
+            self._loss.set_result(f"rank {pipe + 1} of the model has failed: {reason}")
+
     def _who_failed(self) -> str | None:
-        for rank, pipe in enumerate(self._pipes, start=1):
-            if reason := _last_words(pipe):
-                return f"rank {rank} of the model has failed: {reason}"
-        return None
+        try:
+            return self._loss.result(LAST_WORDS_S)
+        except TimeoutError:
+            return None
 
 
 def agree_on_least(value: int) -> int:
@@ -154,6 +184,7 @@ def main(descriptor: int) -> None:
     """A follower's process."""
     pipe = Connection(descriptor)
     share, port, build = pipe.recv()
+    threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()
     try:
         store = TCPStore(ADDRESS, port, share.size, is_master=False)
         store.set(_arrival(share.rank), "")
@@ -162,8 +193,13 @@ def main(descriptor: int) -> None:
     except Exception as error:
         log.exception("rank %d of the model has failed", share.rank)
         _report(pipe, f"{type(error).__name__}: {error}")
-    finally:
-        pipe.close()
+
+
+def _end_with(pipe: Connection) -> None:
+    """Ends this process with rank 0, whatever it is at: it may wait for it in a sum."""
+    with contextlib.suppress(EOFError, OSError):
+        pipe.recv()
+    os._exit(1)
 
 
 def _report(pipe: Connection, reason: str) -> None:
@@ -210,12 +246,10 @@ def _start(orders: _Orders) -> "tuple[subprocess.Popen[bytes], Connection]":
 
 
 def _last_words(pipe: Connection) -> str:
-    """Why a follower ended: "" if it did not."""
-    if not pipe.poll(LAST_WORDS_S):
-        return ""
+    """Why a follower has ended."""
     try:
         return str(pipe.recv())
-    except EOFError:
+    except (EOFError, OSError):
         return "it ended without a word"
 
 

@@ -45,6 +45,8 @@ WORD = 32
 UNMASKED = -1
 """A word whose bits are all set."""
 MAX_COMPILED = 256
+NUM_COMPILING = 4
+LONGEST_COMPILE_S = 10.0
 COMPACT: "JsonCompileOptions" = {"whitespace_flexible": False}
 """What a schema may overrule with an `x-guidance` object at its top."""
 STRICT: "JsonCompileOptions" = {"lenient": False, "coerce_one_of": False}
@@ -134,8 +136,10 @@ class CompiledGrammar:
 
 
 class GrammarCompiler:
-    """Compiles in a thread of its own, without holding the interpreter up, and remembers the last
-    `max_compiled` grammars (and why they were refused).
+    """Compiles in threads of its own, without holding the interpreter up, and remembers the last
+    `max_compiled` grammars (and why they were refused). There are several threads, so that one
+    grammar that takes long holds no other up, and who waits for it should not do so for longer than
+    `limit_s` seconds (`GrammarQueue`). What the library limits ends each of them, if not soon.
 
     `vocab_size` is how many rows the model's head has, if more than the tokenizer has tokens: no
     text is made of those. Raises ModelError for a tokenizer whose tokens are not made of bytes
@@ -148,6 +152,7 @@ class GrammarCompiler:
         *,
         vocab_size: int | None = None,
         max_compiled: int = MAX_COMPILED,
+        limit_s: float = LONGEST_COMPILE_S,
     ) -> None:
         if not tokenizer.eos_ids:
             raise ModelError(
@@ -158,36 +163,37 @@ class GrammarCompiler:
         self._eos_ids = frozenset(tokenizer.eos_ids)
         self._tokenizer = _library_tokenizer(tokenizer, self.vocab_size)
         self._limits = LLParserLimits(verbose_errors=False)
+        self.limit_s = limit_s
         self._max_compiled = max_compiled
         self._compiled: OrderedDict[Grammar, Future[CompiledGrammar]] = OrderedDict()
         self._lock = Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar-compiler")
+        self._threads = ThreadPoolExecutor(NUM_COMPILING, thread_name_prefix="grammar-compiler")
 
     def compile(self, grammar: Grammar) -> Future[CompiledGrammar]:
         """Its result is there when it is `done()`; where the grammar is refused, its exception is a
         GrammarError that says why."""
         with self._lock:
-            if grammar not in self._compiled:
-                self._compiled[grammar] = self._thread.submit(self._compile, grammar)
+            if grammar not in self._compiled or self._compiled[grammar].cancelled():
+                self._compiled[grammar] = self._threads.submit(self._compile, grammar)
             self._compiled.move_to_end(grammar)
             if len(self._compiled) > self._max_compiled:
                 self._compiled.popitem(last=False)
             return self._compiled[grammar]
 
     def close(self) -> None:
-        self._thread.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
 
     def _compile(self, grammar: Grammar) -> CompiledGrammar:
         try:
             definition = _definition(grammar)
         except (ValueError, RecursionError) as error:
-            raise _refused(grammar, _reason(str(error))) from error
+            raise refused(grammar, _reason(str(error))) from error
         matcher = LLMatcher(self._tokenizer, definition, log_level=0, limits=self._limits)
         first = matcher.deep_copy()
         if not first.is_error():
             first.compute_bitmask()  # some errors show only here
         if first.is_error():
-            raise _refused(grammar, _error(first))
+            raise refused(grammar, _error(first))
         return CompiledGrammar(matcher, self._eos_ids)
 
 
@@ -296,7 +302,8 @@ def _reason(message: str) -> str:
     return message
 
 
-def _refused(grammar: Grammar, reason: str) -> GrammarError:
+def refused(grammar: Grammar, reason: str) -> GrammarError:
+    """Why there is no output that obeys it."""
     return GrammarError(f"this {grammar.kind} cannot be enforced: {_in_one_line(reason)}")
 
 

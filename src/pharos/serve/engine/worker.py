@@ -95,17 +95,19 @@ def run(build: BuildEngine, connection: Connection) -> None:
     inbox: SimpleQueue[Asked] = SimpleQueue()
     listener = threading.Thread(target=_listen, args=(connection, inbox), daemon=True)
     listener.start()
+    line = _Line(connection)
     engine = None
     try:
         engine = build()
-        _Loop(engine, inbox, connection).run()
+        engine.on_loss(line.hang_up)
+        _Loop(engine, inbox, line).run()
     except (BrokenPipeError, ConnectionResetError):
         log.info("the engine's client is gone, and so is the engine")
     except Exception as error:
         log.exception("the engine has failed")
-        _report_end(connection, error)
+        line.hang_up(_reason(error))
     finally:
-        _hang_up(connection)
+        line.hang_up()
         if engine is not None:
             engine.close()
         listener.join()
@@ -127,13 +129,13 @@ def main(descriptor: int) -> None:
 
 
 class _Loop:
-    def __init__(self, engine: Engine, inbox: "SimpleQueue[Asked]", connection: Connection) -> None:
+    def __init__(self, engine: Engine, inbox: "SimpleQueue[Asked]", line: "_Line") -> None:
         self._engine = engine
         self._inbox = inbox
-        self._connection = connection
+        self._line = line
 
     def run(self) -> None:
-        self._report(Ready(self._engine.max_len))
+        self._line.tell(Ready(self._engine.max_len))
         while True:
             news: list[News] = []
             for asked in self._arrived():
@@ -142,7 +144,7 @@ class _Loop:
                 news += self._handle(asked)
             if self._engine.has_work:
                 news += self._engine.step()
-            self._report(Told(news, self._engine.stats))
+            self._line.tell(Told(news, self._engine.stats))
 
     def _arrived(self) -> Iterator[Asked]:
         """What is in the inbox; if there is nothing to do until something comes, waits for it."""
@@ -164,7 +166,7 @@ class _Loop:
             case Abort(request_id):
                 self._engine.abort(request_id)
             case Call(number, method, arguments):
-                self._report(Answered(number, self._refusal_of(method, arguments)))
+                self._line.tell(Answered(number, self._refusal_of(method, arguments)))
         return []
 
     def _refusal_of(self, method: Method, arguments: tuple[Any, ...]) -> str | None:
@@ -173,9 +175,6 @@ class _Loop:
         except (PharosError, ValueError) as error:
             return str(error)
         return None
-
-    def _report(self, reported: Reported) -> None:
-        self._connection.send(reported)
 
 
 def _listen(connection: Connection, inbox: "SimpleQueue[Asked]") -> None:
@@ -188,20 +187,30 @@ def _listen(connection: Connection, inbox: "SimpleQueue[Asked]") -> None:
             return
 
 
-def _hang_up(connection: Connection) -> None:
-    """To close the pipe would not do: as long as a thread here reads from it, it stays open, and
-    the other end waits on."""
-    with (
-        socket.socket(fileno=os.dup(connection.fileno())) as end,
-        contextlib.suppress(OSError),  # the other end was closed before
-    ):
-        end.shutdown(socket.SHUT_RDWR)
+class _Line:
+    """This end of the pipe, for any thread to speak through."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def tell(self, reported: Reported) -> None:
+        with self._lock:
+            self._connection.send(reported)
+
+    def hang_up(self, reason: str | None = None) -> None:
+        """Ends it, with last words if there is a reason. To close the pipe would not do: as long as
+        a thread here reads from it, it stays open, and the other end waits on."""
+        with (
+            self._lock,
+            socket.socket(fileno=os.dup(self._connection.fileno())) as end,
+            contextlib.suppress(OSError),  # it has ended before
+        ):
+            if reason is not None:
+                self._connection.send(Failed(reason))
+            end.shutdown(socket.SHUT_RDWR)
 
 
-def _report_end(connection: Connection, error: Exception) -> None:
+def _reason(error: Exception) -> str:
     is_plain = isinstance(error, PharosError | ValueError)
-    reason = str(error) if is_plain else f"{type(error).__name__}: {error}"
-    try:
-        connection.send(Failed(reason))
-    except OSError:
-        log.info("nobody is there to be told")
+    return str(error) if is_plain else f"{type(error).__name__}: {error}"
