@@ -41,6 +41,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": {"head_dim": 16},
 }
+OTHERS: dict[str, dict[str, Any]] = {"mixtral": {"num_local_experts": 2}}
 NATIVE = ["bf16", "w8a8", "w8a16"]
 TABLES = ([3, 4, 5, 20, 9, 10, 11], [6, 1, 2, 7, 8, 15, 16])
 
@@ -53,7 +54,7 @@ def _native() -> None:
 
 def decoder(family: str) -> CausalLM:
     torch.manual_seed(0)
-    sizes = SIZES | FAMILIES.get(family, {}) | {"model_type": family}
+    sizes = SIZES | (FAMILIES | OTHERS)[family] | {"model_type": family}
     model = build_model(sizes, "causal_lm").eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter.copy_(torch.randn_like(parameter) * 0.15 + (parameter.ndim == 1))
@@ -109,10 +110,8 @@ def test_prompts_tokens_and_drafts_get_the_twins_logits(
 
 
 @pytest.mark.parametrize("method", NATIVE)
-def test_other_decoders_have_native_linears(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = SIZES | {"model_type": "mixtral", "num_local_experts": 2}
-    model = build_model(sizes, "causal_lm").eval().requires_grad_(False)
-    assert isinstance(model, CausalLM)
+def test_other_decoders_have_native_linears(method: str) -> None:
+    model = decoder("mixtral")
     convert(model, method)
     assert not isinstance(model.body, NativeLlama)
     assert written(model, PASSES).isfinite().all()
