@@ -23,7 +23,7 @@ from pharos.models.load import load_model
 from pharos.serve.engine import worker
 from pharos.serve.engine.build import EngineConfig, build_engine, engine_over
 from pharos.serve.engine.client import EngineClient
-from pharos.serve.engine.engine import Engine
+from pharos.serve.engine.engine import Engine, News
 from pharos.serve.engine.hosts import InProcess, InThread
 from pharos.serve.engine.request import Output, Request
 from pharos.serve.engine.scheduler import SchedulerConfig
@@ -267,6 +267,38 @@ def test_an_engine_that_fails_fails_its_requests_and_is_started_again() -> None:
         assert client.is_healthy
         assert ids_of(await outputs_of(client, request("a"))) == generated(request("a"))
         assert len(engines) == 2
+
+    with_client(use, build, restart_s=0.0)
+
+
+def test_a_lost_part_of_the_model_is_told_at_once_also_by_a_step_that_never_ends() -> None:
+    engines: list[Engine] = []
+    losses: list[Callable[[str], None]] = []
+    is_stuck, may_end = threading.Event(), threading.Event()
+
+    def build() -> Engine:
+        engines.append(tiny_engine())
+        engines[-1].on_loss = losses.append  # type: ignore[method-assign]
+        return engines[-1]
+
+    def stuck_step() -> list[News]:
+        is_stuck.set()
+        may_end.wait()
+        return []
+
+    async def use(client: EngineClient) -> None:
+        engines[0].step = stuck_step  # type: ignore[method-assign]
+        running = asyncio.create_task(outputs_of(client, request("a")))
+        await asyncio.to_thread(is_stuck.wait)
+        losses[0]("rank 1 of the model has failed: it ended without a word")
+        (failed,) = await running
+        assert failed.error == (
+            "the engine does not run: rank 1 of the model has failed: it ended without a word"
+        )
+        assert not client.is_healthy
+        may_end.set()
+        await client.until_ready()
+        assert ids_of(await outputs_of(client, request("a"))) == generated(request("a"))
 
     with_client(use, build, restart_s=0.0)
 
