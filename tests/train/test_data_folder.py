@@ -3,7 +3,18 @@ from pathlib import Path
 import pytest
 
 from pharos.core import TrainingError
+from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
 from pharos.train.data_folder import check_there, expanded
+from pharos.train.parts import Parts
+from pharos.train.recipe import read_recipe
+
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 8,
+}
 
 
 def test_the_variable_is_replaced_where_it_begins_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +54,20 @@ def test_another_path_is_to_be_checked_in_the_recipe(tmp_path: Path) -> None:
 def test_what_is_there_and_patterns_pass(tmp_path: Path) -> None:
     check_there(str(tmp_path), "data.train")
     check_there(str(tmp_path / "**" / "*.md"), "data.train")
+
+
+def test_records_that_are_not_there_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PHAROS_DATA", raising=False)
+    train_tokenizer(["abc"], TokenizerConfig(kind="characters")).save(tmp_path / "tokenizer")
+    raw = {
+        "output": str(tmp_path / "run"),
+        "model": {"config": BERT},
+        "tokenizer": {"load": str(tmp_path / "tokenizer")},
+        "objective": {"name": "sequence_classification"},
+        "data": {"train": "$PHAROS_DATA/nowhere/train.csv"},
+        "training": {"steps": 1, "batch_size": 1},
+    }
+    with pytest.raises(TrainingError, match=r"data\.train is ./data/nowhere/train\.csv, and there"):
+        Parts.of(read_recipe(raw), lambda text: None, lambda make: make())

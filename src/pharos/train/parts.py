@@ -13,6 +13,7 @@ from pharos.data.tokenizer import Tokenizer
 from pharos.models.family import Task
 from pharos.models.resolve import find_model
 from pharos.train.conversation_data import CONVERSATIONAL, Chat, conversation_data
+from pharos.train.data_folder import check_there
 from pharos.train.loop_config import DTYPES
 from pharos.train.objective import Objective
 from pharos.train.objectives import Vocabulary, new_objective
@@ -65,6 +66,7 @@ class Parts:
                 rows_per_step=recipe.training.batch_size,
             )
         else:
+            _check_records(data)
             tokenizer = _tokenizer(recipe, None)
             objective = _objective(recipe, tokenizer)
             if name in (*CONVERSATIONAL, *FOR_PROMPTS):
@@ -103,6 +105,14 @@ class Parts:
         )
 
 
+def _check_records(data: RecordData) -> None:
+    """Raises TrainingError for a file of records that is not there."""
+    for key in ("train", "validation"):
+        path = getattr(data, key)
+        if isinstance(path, str):
+            check_there(path, f"data.{key}")
+
+
 def _with_pairs(recipe: Recipe, data: RecordData, say: Say) -> RecordData:
     """With instruction pairs where there were documents. They stay in the run's folder, to be read
     by people and by a run that resumes."""
@@ -114,6 +124,7 @@ def _with_pairs(recipe: Recipe, data: RecordData, say: Say) -> RecordData:
     _check_same_data(recipe, folder)
     path = folder / PAIRS_FILE
     if not path.is_file():
+        check_there(data.documents, "data.documents")
         say(f"Making instruction pairs from {data.documents}")
         workers = max(1, recipe.training.workers)
         report = write_instruction_pairs([data.documents], path, PairConfig(), workers=workers)
