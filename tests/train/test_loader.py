@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -190,29 +191,31 @@ def test_closing_ends_the_workers_in_the_middle_of_a_step() -> None:
 
 INTERRUPTED = """
 import os, signal, sys
+from pharos.train.interruption import Interruption
 from pharos.train.loader import Loader
 from tests.train.test_loader import Counting, Noted
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have had it ignored
 loader = Loader(Counting(), Noted(), rows_per_step=4, micro_batch_size=1, workers=2)
-try:
+with Interruption() as interruption:
     for step, batches in enumerate(loader):
         if step == 3:
-            os.killpg(0, signal.SIGINT)
-except KeyboardInterrupt:
-    loader.close()
-    print("closed")
+            os.killpg(0, int(sys.argv[1]))
+        if step == 30:
+            loader.close()
+            print("closed" if interruption.is_asked else "not asked")
 """
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
-def test_ctrl_c_reaches_the_loop_and_no_worker_cries_out() -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_reaches_the_loop_and_workers_go_on(sent: signal.Signals) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED],
+        [sys.executable, "-c", INTERRUPTED, str(int(sent))],
         capture_output=True,
         check=False,
         text=True,
         start_new_session=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        timeout=600,
+        env=ENVIRONMENT,
     )
     assert (done.stdout, done.stderr, done.returncode) == ("closed\n", "", 0)
 

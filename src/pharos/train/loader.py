@@ -11,10 +11,14 @@ A micro-batch depends on its number alone, so it does not matter which worker ma
 a pipe: tensors go through shared memory, where to open one takes longer than to make a whole row.
 """
 
+import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Thread
+from types import FrameType
 from typing import Any, Protocol, Self
 
 import torch
@@ -80,7 +84,7 @@ class Loader:
                 num_workers=workers,
                 # A whole step is ready when the loop asks for one.
                 prefetch_factor=max(2, -(-self._per_step // workers)) if workers else None,
-                worker_init_fn=_ignore_interrupts if workers else None,
+                worker_init_fn=_begin_worker if workers else None,
                 pin_memory=torch.cuda.is_available(),
                 # Without one of its own, it would draw from the generator of dropout.
                 generator=torch.Generator(),
@@ -179,9 +183,26 @@ def _as_it_is(batch: object) -> object:
     return batch
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the main one decides what it means."""
+def _begin_worker(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal, and SIGTERM (from `timeout`, Slurm, torchrun)
+    every process of a job: the main one decides what it means, and ends its step with what its
+    workers make. A second SIGTERM ends them, as it does the run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _ignore_once)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _ignore_once(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+
+
+def _end_with_parent() -> None:
+    """At once when the main process was killed: torch would wait for ever until the batches that
+    lie ready are read."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "this is a worker"
+    parent.join()
+    os._exit(1)
 
 
 def _check(rows_per_step: int, micro_batch_size: int, rank: int, world: int, workers: int) -> None:
