@@ -60,15 +60,15 @@ class Finds:
 
     name = "finds"
 
-    def __init__(self, word: str, answerable: float = 0.9) -> None:
-        self.word, self.answerable = word, answerable
+    def __init__(self, word: str, answerable: float = 0.9, score: float = 0.8) -> None:
+        self.word, self.answerable, self.score = word, answerable, score
 
     def find(self, question: str, hits: Sequence[Hit]) -> Reading:
         for hit in hits:
             start = hit.passage.text.find(self.word)
             if start >= 0:
                 end = start + len(self.word)
-                span = Span(passage=hit.passage, start=start, end=end, score=0.8)
+                span = Span(passage=hit.passage, start=start, end=end, score=self.score)
                 return Reading(spans=(span,), answerable=self.answerable)
         return Reading()
 
@@ -123,12 +123,18 @@ def test_where_nothing_short_answers_sentences_are_quoted() -> None:
         assert answer.answer.startswith("The lighthouse of Alexandria was built by Sostratus")
 
 
-def test_the_trained_reader_has_a_say_in_the_confidence() -> None:
-    sure = ask([GOOD], Specialists(reader=Finds("Sostratus")), threshold=None)
-    unsure = ask([GOOD], Specialists(reader=Finds("Elvis")), threshold=None)
-    assert sure.confidence > unsure.confidence
-    assert unsure.abstained
-    assert unsure.looked_at
+def test_a_short_answer_is_trusted_by_what_its_reader_says_of_it() -> None:
+    sure = ask([GOOD], Specialists(reader=Finds("Sostratus", score=0.99)), threshold=None)
+    less = ask([GOOD], Specialists(reader=Finds("Sostratus", score=0.9)), threshold=None)
+    assert sure.answer == less.answer == "Sostratus [1]"
+    assert sure.confidence > less.confidence
+
+
+def test_a_readers_doubt_in_its_words_does_not_speak_against_the_sentences() -> None:
+    without = ask([GOOD], Specialists(), threshold=None)
+    doubting = ask([GOOD], Specialists(reader=Finds("Elvis")), threshold=None)
+    assert doubting.answer == without.answer
+    assert doubting.confidence == without.confidence
 
 
 def test_a_reranker_puts_the_candidates_in_order_and_keeps_what_the_search_said() -> None:

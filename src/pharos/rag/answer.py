@@ -72,7 +72,9 @@ def answer_question(
     asker; a re-ranker among the `specialists` puts them into an order of its own before.
 
     `place_of(document_id, offset)` is asked for the headings and the page of each quote.
-    `threshold` is the confidence from which on to answer; None takes the calibrated one. A `model`
+    `threshold` is the confidence from which on to answer; None takes the calibrated ones. A trained
+    reader's doubt in its words does not speak against the sentences, which are judged as without
+    it: what it learned from are questions that ask for a few words. A `model`
     is asked only if the passages are believed, with that confidence, to hold the answer; sentences
     that its sources do not bear out are dropped, or with `keep_unsupported` marked, and the
     confidence falls by their share. The pieces passed to `on_text` add up to the answer. Raises
@@ -88,12 +90,14 @@ def answer_question(
     timings = {"rerank": _ms_since(clock)} if asked.specialists.reranker else {}
     clock = time.perf_counter()
     spans, reading = reader.read(question, hits), asked.read(hits)
-    belief = judge(question, hits, spans, reading=reading)
+    short = short_answer(reading)
+    trust = _trust(question, hits, spans, None, threshold, for_model=bool(model))
+    if reading is not None and (model or short):
+        informed = _trust(question, hits, spans, reading, threshold, for_model=bool(model))
+        short = short if informed.suffices else None
+        trust = informed if informed.suffices else trust
     timings["read"] = _ms_since(clock)
-    confidence = belief.retrieved if model else belief.quoted
-    usual = default_calibration(with_specialists=reading is not None)
-    least = usual.threshold if threshold is None else threshold
-    believed = bool(spans) and confidence >= least
+    confidence, believed = trust.confidence, bool(spans) and trust.suffices
     draft = _Draft(place_of, on_text)
     clock = time.perf_counter()
     if believed and model:
@@ -101,7 +105,7 @@ def answer_question(
         verdicts = asked.without_contradicted(verdicts)
         confidence *= draft.write(verdicts, keep_unsupported=keep_unsupported)
         timings["generate"] = _ms_since(clock)
-    elif believed and (short := short_answer(reading)):
+    elif believed and short:
         draft.answer(short)
         if explain:
             asked.check_answer(short, sentence_around(short))
@@ -125,6 +129,35 @@ def short_answer(reading: Reading | None) -> Span | None:
     """What is answered with, if it is likely enough that there is such an answer."""
     sure = reading is not None and reading.answerable >= SHORT_ANSWER
     return reading.spans[0] if reading and sure and reading.spans else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Trust:
+    """How far what was found is trusted, and how far it must be."""
+
+    confidence: float
+    least: float
+
+    @property
+    def suffices(self) -> bool:
+        return self.confidence >= self.least
+
+
+def _trust(
+    question: str,
+    hits: Sequence[Hit],
+    spans: Sequence[Span],
+    reading: Reading | None,
+    threshold: float | None,
+    *,
+    for_model: bool,
+) -> _Trust:
+    """With a `reading`, trust in the short answer that it gives; without, in the sentences. What a
+    model is asked for rests on the passages."""
+    belief = judge(question, hits, spans, reading=reading)
+    usual = default_calibration(with_specialists=reading is not None)
+    confidence = belief.retrieved if for_model else belief.quoted
+    return _Trust(confidence, usual.threshold if threshold is None else threshold)
 
 
 @dataclass
