@@ -3,8 +3,8 @@
 A loss leaps if it exceeds the median of the last ones by far more than these differ among
 themselves. Both are judged robustly, by the median and the median absolute deviation (MAD; times
 1.4826 it estimates a standard deviation), so neither the trend of a window nor one odd step in it
-counts for much. What is left of a loss that is nearly learned away, a tenth of the first, comes from
-a few rows, and leaps from batch to batch: then only half of the first loss is a leap.
+counts for much. What is left of a loss that is nearly learned away, a tenth of the first, comes
+from a few rows, and leaps from batch to batch: then only half of the first loss is a leap.
 
 The batch is saved: whether it is the data or the model that is at fault can be seen from it.
 """
