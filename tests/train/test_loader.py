@@ -220,6 +220,39 @@ def test_a_signal_to_all_reaches_the_loop_and_workers_go_on(sent: signal.Signals
     assert (done.stdout, done.stderr, done.returncode) == ("closed\n", "", 0)
 
 
+KILLED = """
+import os, signal
+from pathlib import Path
+import numpy as np
+from pharos.train.loader import Loader
+from tests.train.test_loader import Noted, children
+
+class Large:
+    def __getitem__(self, number):
+        return {"numbers": np.zeros(100_000)}
+
+loader = Loader(Large(), Noted(), rows_per_step=2, micro_batch_size=1, workers=2)
+next(iter(loader))
+print(*children(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_workers_end_with_a_main_process_that_is_killed() -> None:
+    """They hold its standard output, which is at its end when they are."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=600,
+        env=ENVIRONMENT,
+    )
+    assert len(done.stdout.split()) >= 2
+    assert (done.stderr, done.returncode) == ("", -signal.SIGKILL)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("workers", [0, 2])

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import math
+import random
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from pharos.core import TrainingError
 from pharos.data.tokenizer import Tokenizer
 from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
 from pharos.models.load import load_model, new_model, save_model
+from pharos.train.checkpoint import load_state
 from pharos.train.events import Observer, RunFacts, StepRecord
 from pharos.train.metrics_log import METRICS_FILE, MetricsLog, read_metrics
 from pharos.train.model_section import ModelSection
@@ -71,14 +74,33 @@ def sentence(words: list[str]) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts, labelled records, and a tokenizer for each kind of model."""
+    """Records with a text, and what supervised objectives want besides; a tokenizer for each kind
+    of model; a teacher."""
     folder = tmp_path_factory.mktemp("data")
-    rows = [{"text": text, "label": "even" if i % 2 else "odd"} for i, text in enumerate(texts(60))]
+    rows = [record(number, text) for number, text in enumerate(texts(60))]
     (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for kind, special in (("bpe", ()), ("wordpiece", ()), ("unigram", T5_SENTINELS)):
         config = TokenizerConfig(kind=kind, vocab_size=420, special_tokens=special)
         train_tokenizer(texts(60), config).save(folder / kind)
+    teacher = folder / "teacher"
+    shutil.copytree(folder / "wordpiece", teacher)
+    save_model(new_model({**BERT, "vocab_size": 420}, "masked_lm", seed=7), teacher)
     return folder
+
+
+def record(number: int, text: str) -> dict[str, Any]:
+    words, answer = text.split()[:5], text.split()[-1]
+    return {
+        "text": text,
+        "text_b": " ".join(reversed(words)),
+        "label": "even" if number % 2 else "odd",
+        "tokens": words,
+        "tags": ["long" if len(word) > 4 else "short" for word in words],
+        "question": words[0],
+        "context": text,
+        "answer": answer,
+        "answer_start": len(text) - len(answer),
+    }
 
 
 T5_SENTINELS = tuple(f"<extra_id_{i}>" for i in range(8))
@@ -127,6 +149,8 @@ def of_objective(name: str, folder: Path) -> dict[str, Any]:
     """The sections that differ from a causal language model's."""
     wordpiece, unigram = {"load": str(folder / "wordpiece")}, {"load": str(folder / "unigram")}
     records = {"train": str(folder / "texts.jsonl"), "max_tokens": 24, "validation": 0.2}
+    supervised = {"model": {"config": BERT}, "tokenizer": wordpiece, "data": records}
+    teacher = str(folder / "teacher")
     sections: dict[str, dict[str, Any]] = {
         "causal_lm": {},
         "packed": {"data": text_data(folder, packing="concat")},
@@ -137,10 +161,19 @@ def of_objective(name: str, folder: Path) -> dict[str, Any]:
             "objective": {"name": "masked_lm", "next_sentence": True},
         },
         "span_corruption": {"model": {"config": T5}, "tokenizer": unigram},
-        "sequence_classification": {
-            "model": {"config": BERT},
+        "sequence_classification": supervised,
+        "token_classification": supervised,
+        "question_answering": {
+            "model": {"config": {**BERT, "max_position_embeddings": 80}},
             "tokenizer": wordpiece,
-            "data": records,
+            "data": {**records, "max_tokens": 80, "stride": 4},
+        },
+        "info_nce": supervised,
+        "sigmoid_pairs": supervised,
+        "distillation": {
+            "model": {"student_of": teacher, "layers": 1},
+            "tokenizer": {},
+            "objective": {"name": name, "teacher": teacher, "hard": {"name": "masked_lm"}},
         },
     }
     objective = {"name": name} if name not in ("packed", "next_sentence") else {"name": "causal_lm"}
@@ -154,7 +187,13 @@ OBJECTIVES = (
     "next_sentence",
     "span_corruption",
     "sequence_classification",
+    "token_classification",
+    "question_answering",
+    "info_nce",
+    "sigmoid_pairs",
+    "distillation",
 )
+WITH_A_WORKER = {"packed", "masked_lm", "question_answering", "sigmoid_pairs"}
 
 
 class Losses(Observer):
@@ -194,10 +233,26 @@ def assert_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
     objective: str, folder: Path, tmp_path: Path
 ) -> None:
-    sections = of_objective(objective, folder)
+    loop = training(checkpoint_every=1, workers=1 if objective in WITH_A_WORKER else 0)
+    sections = {**of_objective(objective, folder), "training": loop}
     whole, losses = train(recipe(folder, tmp_path / "whole", **sections))
     broken = recipe(folder, tmp_path / "broken", **sections)
-    train(broken, stop_at=5)  # the last checkpoint is of step 4
+    killed_in = random.Random(objective).randint(2, 5)
+    train(broken, stop_at=killed_in)  # the last checkpoint is of the step before
+    resumed, losses_after = train(broken, resume=True)
+    assert_equal(whole, resumed)
+    assert losses_after == {step: losses[step] for step in range(killed_in, 7)}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_in_sixteen_bits_a_run_learns_and_resumes_exactly(
+    precision: str, folder: Path, tmp_path: Path
+) -> None:
+    sections = {"training": training(precision=precision)}
+    whole, losses = train(recipe(folder, tmp_path / "whole", **sections))
+    assert losses[6] < losses[1]
+    broken = recipe(folder, tmp_path / "broken", **sections)
+    train(broken, stop_at=5)
     resumed, losses_after = train(broken, resume=True)
     assert_equal(whole, resumed)
     assert losses_after == {5: losses[5], 6: losses[6]}
@@ -259,6 +314,24 @@ def test_everything_of_a_run_is_in_its_output(folder: Path, tmp_path: Path) -> N
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, weights[name])
     assert (tmp_path / "model" / "tokenizer.json").is_file()
+
+
+def test_the_model_that_is_written_has_the_averaged_weights(folder: Path, tmp_path: Path) -> None:
+    own, _ = train(recipe(folder, tmp_path, training=training(ema=0.9)))
+    state = load_state(tmp_path / "checkpoints" / "step-00000006")
+    for name, parameter in load_model(tmp_path / "model").named_parameters():
+        assert torch.equal(parameter, state["ema"]["averages"][name]), name
+        assert not torch.equal(parameter, own[name]), name
+
+
+def test_weights_that_cannot_be_fresh_stop_a_run_at_its_first_batch(
+    folder: Path, tmp_path: Path
+) -> None:
+    wild = {"config": {**GPT2, "initializer_range": 0.8}}
+    with pytest.raises(TrainingError, match=r"the first causal_lm loss is .* initializer_range"):
+        train(recipe(folder, tmp_path, model=wild))
+    assert read_metrics(tmp_path / METRICS_FILE) == []
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_second_run_does_not_write_over_the_first(folder: Path, tmp_path: Path) -> None:
@@ -326,6 +399,10 @@ def source_named(name: str, *, weight: float = 1.0, **changes: Any) -> dict[str,
         ),
         ({"schedule": {"warmup_steps": 7}}, "warmup_steps 7 do not fit into 6 steps"),
         ({"parallel": {"tensor": 2}}, "tensor 2 makes 2 processes, but 1 run"),
+        (
+            {"optimizer": {"name": "adamw8bit"}, "parallel": {"shard": 2}},
+            "optimizer.name is adamw8bit and parallel.shard is 2: .*; choose adamw or muon",
+        ),
         ({"model": {"config": GPT2, "load": "x"}}, "load and config given; name one of"),
         ({"model": {}}, "nothing given; name one of"),
         ({"model": {"config": {**GPT2, "n_positions": 8}}}, "sequence_length is 24, and the model"),
@@ -365,7 +442,7 @@ def test_a_recipe_that_cannot_be_is_refused_before_anything_is_made(
         pytest.skip("there is a CUDA device")
     with pytest.raises((TrainingError, ValueError), match=says):
         train(recipe(folder, tmp_path / "run", **sections))
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:

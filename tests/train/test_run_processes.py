@@ -1,4 +1,4 @@
-"""Whole runs in processes of their own: several by torchrun, and one that gets a signal."""
+"""Whole runs in processes of their own: several by torchrun, and some that get a signal."""
 
 import json
 import os
@@ -7,14 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from torch import Tensor
 
+from pharos.data.tokenizer import Tokenizer
 from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
-from pharos.models.load import load_model
+from pharos.models.load import load_model, new_model, save_model
 from pharos.train.checkpoint import load_state
 from pharos.train.metrics_log import read_metrics
 from pharos.train.recipe import read_recipe
@@ -33,6 +36,14 @@ GPT2 = {
     "attn_pdrop": 0.0,
     "resid_pdrop": 0.0,
 }
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -43,6 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = [" ".join(words[i % 7 :] + words[: i % 11]) for i in range(60)]
     (folder / "texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
     train_tokenizer(texts, TokenizerConfig(vocab_size=300)).save(folder / "tokenizer")
+    config = TokenizerConfig(kind="wordpiece", vocab_size=300)
+    train_tokenizer(texts, config).save(folder / "wordpiece")
     return folder
 
 
@@ -60,15 +73,7 @@ def write_recipe(folder: Path, output: Path, steps: int = 6, **sections: Any) ->
             "deduplicate": False,
         },
         "optimizer": {"lr": 3e-3},
-        "training": {
-            "steps": steps,
-            "batch_size": 8,
-            "micro_batch_size": 2,
-            "log_every": 1,
-            "evaluate_every": 3,
-            "evaluation_rows": 8,
-            "checkpoint_every": 2,
-        },
+        "training": training(steps=steps),
         "device": "cpu",
         **sections,
     }
@@ -77,78 +82,199 @@ def write_recipe(folder: Path, output: Path, steps: int = 6, **sections: Any) ->
     return path
 
 
+def training(**changes: Any) -> dict[str, Any]:
+    usual = {
+        "batch_size": 8,
+        "micro_batch_size": 2,
+        "log_every": 1,
+        "evaluate_every": 3,
+        "evaluation_rows": 8,
+        "checkpoint_every": 2,
+    }
+    return {**usual, **changes}
+
+
 def run(recipe: Path, *arguments: str, processes: int) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     return subprocess.run(
-        [sys.executable, *launcher, "-m", "pharos", "train", str(recipe), *arguments],
+        command(recipe, *arguments, processes=processes),
         check=False,
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
-        timeout=240,
+        timeout=600,
     )
+
+
+def command(recipe: Path, *arguments: str, processes: int = 1) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    launched = [*(launcher if processes > 1 else []), "-m", "pharos", "train", str(recipe)]
+    return [sys.executable, *launched, *arguments]
+
+
+def start(recipe: Path, *arguments: str, until: str, processes: int = 1) -> "subprocess.Popen[str]":
+    """A run, in a session of its own, that has just told a line which begins so."""
+    process = subprocess.Popen(
+        command(recipe, *arguments, processes=processes),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    assert any(line.startswith(until) for line in process.stderr)
+    return process
+
+
+def stopped_at(process: "subprocess.Popen[str]", output: Path) -> int:
+    """The step whose checkpoint a run that was asked to stop has left, and told."""
+    _, told = process.communicate(timeout=600)
+    assert process.returncode == 130, told
+    found = re.search(r"Stopped at step (\d+); go on with --resume", told)
+    assert found is not None, told
+    step = int(found[1])
+    assert load_state(output / "checkpoints" / f"step-{step:08d}")["step"] == step
+    return step
+
+
+def children(process: int) -> list[int]:
+    path = Path(f"/proc/{process}/task/{process}/children")
+    return [int(each) for each in path.read_text().split()]
 
 
 def weights(output: Path) -> dict[str, Tensor]:
     return dict(load_model(output / "model").named_parameters())
 
 
-def losses(output: Path) -> list[float]:
-    return [line["train_loss"] for line in read_metrics(output / "metrics.jsonl")]
+def losses(output: Path, name: str = "train_loss") -> list[float]:
+    return [line[name] for line in read_metrics(output / "metrics.jsonl") if name in line]
 
 
-def alone(recipe: Path, output: Path) -> None:
-    """The same recipe in this process."""
-    raw = {**json.loads(recipe.read_text()), "output": str(output)}
+@pytest.fixture(scope="module")
+def alone(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of the recipe as this process runs it."""
+    output = tmp_path_factory.mktemp("alone") / "run"
+    train_here(write_recipe(folder, output))
+    return output
+
+
+def train_here(recipe: Path) -> None:
+    raw = json.loads(recipe.read_text())
     with open_run(read_recipe(raw), resume=False, say=lambda text: None) as run:
         run.train()
 
 
-def test_two_processes_train_as_one_and_resume_bitwise(folder: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(folder, tmp_path / "both")
-    done = run(recipe, processes=2)
+def assert_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, parameter in theirs.items():
+        assert parameter.equal(ours[name]), name
+
+
+def test_two_processes_train_as_one(folder: Path, alone: Path, tmp_path: Path) -> None:
+    done = run(write_recipe(folder, tmp_path / "both"), processes=2)
     assert done.returncode == 0, done.stderr
-    alone(recipe, tmp_path / "alone")
-    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
-
-    whole = weights(tmp_path / "both")
-    for made_last in ("model", "checkpoints/step-00000006"):
-        shutil.rmtree(tmp_path / "both" / made_last)
-    resumed = run(recipe, "--resume", processes=2)
-    assert resumed.returncode == 0, resumed.stderr
-    for name, parameter in weights(tmp_path / "both").items():
-        assert parameter.equal(whole[name]), name
+    assert losses(tmp_path / "both") == pytest.approx(losses(alone), rel=1e-5)
 
 
-def test_a_sharded_run_trains_as_one_process_and_leaves_a_model(
-    folder: Path, tmp_path: Path
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize(
+    "objective", ["causal_lm", pytest.param("masked_lm", marks=pytest.mark.long)]
+)
+def test_two_processes_that_are_killed_go_on_as_if_they_had_not_been(
+    objective: str, folder: Path, tmp_path: Path
 ) -> None:
-    recipe = write_recipe(folder, tmp_path / "sharded", parallel={"shard": 2})
+    sections: dict[str, Any] = {"training": training(steps=60, evaluate_every=None)}
+    if objective == "masked_lm":
+        sections |= {"model": {"config": BERT}, "tokenizer": {"load": str(folder / "wordpiece")}}
+        sections["training"]["workers"] = 1
+    sections["objective"] = {"name": objective}
+    undisturbed = run(write_recipe(folder, tmp_path / "whole", **sections), processes=2)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+
+    broken = write_recipe(folder, tmp_path / "broken", **sections)
+    launcher = start(broken, until="step 5/", processes=2)
+    for rank in children(launcher.pid):
+        os.kill(rank, signal.SIGKILL)
+    _, told = launcher.communicate(timeout=600)
+    assert launcher.returncode != 0, told
+    assert not (tmp_path / "broken" / "model").exists()
+
+    resumed = run(broken, "--resume", processes=2)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same(weights(tmp_path / "broken"), weights(tmp_path / "whole"))
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("axis", ["shard", "pipeline"])
+def test_where_no_process_has_all_weights_a_run_trains_as_one_and_leaves_a_model(
+    axis: str, folder: Path, alone: Path, tmp_path: Path
+) -> None:
+    done = run(write_recipe(folder, tmp_path / "run", parallel={axis: 2}), processes=2)
+    assert done.returncode == 0, done.stderr
+    for name in ("train_loss", "val_loss"):
+        assert losses(tmp_path / "run", name) == pytest.approx(losses(alone, name), rel=1e-4)
+    ours = weights(tmp_path / "run")
+    for name, parameter in weights(alone).items():
+        assert ours[name].allclose(parameter, atol=1e-3), name  # Adam takes whole steps of noise
+
+
+@pytest.mark.long
+def test_a_sharded_run_goes_on_bitwise_and_on_another_mesh(folder: Path, tmp_path: Path) -> None:
+    recipe, output = write_recipe(folder, tmp_path / "run", parallel={"shard": 2}), tmp_path / "run"
     done = run(recipe, processes=2)
     assert done.returncode == 0, done.stderr
-    raw = {**json.loads(recipe.read_text()), "parallel": None}
-    (tmp_path / "plain.yaml").write_text(json.dumps(raw))
-    alone(tmp_path / "plain.yaml", tmp_path / "alone")
-    assert losses(tmp_path / "sharded") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
-    ours = weights(tmp_path / "sharded")
-    for name, parameter in weights(tmp_path / "alone").items():
-        assert ours[name].allclose(parameter, atol=1e-4), name
+    whole, before = weights(output), losses(output)
+    on_another_mesh = ("parallel.shard=1", "parallel.tensor=2")
+    for changes in ((), on_another_mesh):
+        shutil.rmtree(output / "checkpoints" / "step-00000006")
+        shutil.rmtree(output / "model")
+        resumed = run(recipe, *changes, "--resume", processes=2)
+        assert resumed.returncode == 0, resumed.stderr
+        if changes:
+            assert losses(output) == pytest.approx(before, rel=1e-4)
+        else:
+            assert losses(output) == before
+            assert_same(weights(output), whole)
 
 
 def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(folder: Path, tmp_path: Path) -> None:
     recipe = write_recipe(folder, tmp_path / "run", steps=1_000_000)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pharos", "train", str(recipe)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    assert process.stderr is not None
-    assert any(line.startswith("step 5/") for line in process.stderr)
+    process = start(recipe, until="step 5/")
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 130, told
-    stopped = re.search(r"Stopped at step (\d+); go on with --resume", told)
-    assert stopped is not None, told
-    folder = tmp_path / "run" / "checkpoints" / f"step-{int(stopped[1]):08d}"
-    assert load_state(folder)["step"] == int(stopped[1])
+    assert stopped_at(process, tmp_path / "run") >= 5
+
+
+def test_a_run_whose_workers_are_told_to_end_with_it_leaves_a_checkpoint_to_go_on_from(
+    folder: Path, tmp_path: Path
+) -> None:
+    """As `timeout`, Slurm and containers do: SIGTERM to every process."""
+    loop = training(steps=1_000_000, workers=1)
+    recipe, output = write_recipe(folder, tmp_path / "run", training=loop), tmp_path / "run"
+    process = start(recipe, until="step 5/")
+    os.killpg(process.pid, signal.SIGTERM)
+    stopped = stopped_at(process, output)
+    again = start(recipe, "--resume", until=f"step {stopped + 3:,}/")
+    os.killpg(again.pid, signal.SIGTERM)
+    assert stopped_at(again, output) >= stopped + 3
+
+
+def test_an_adapter_trains_on_two_processes_as_on_one(folder: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    Tokenizer.load(folder / "tokenizer").save(base)
+    save_model(new_model({**GPT2, "vocab_size": 300}, "causal_lm", seed=1), base)
+    sections = {
+        "model": {"load": str(base)},
+        "tokenizer": {},
+        "adapter": {"method": "lora", "r": 2},
+    }
+    done = run(write_recipe(folder, tmp_path / "both", **sections), processes=2)
+    assert done.returncode == 0, done.stderr
+    train_here(write_recipe(folder, tmp_path / "alone", **sections))
+    assert losses(tmp_path / "both") == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
+    both, alone = (
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")
+        for name in ("both", "alone")
+    )
+    assert both.keys() == alone.keys()
+    for name, parameter in both.items():
+        assert parameter.allclose(alone[name], atol=1e-5), name

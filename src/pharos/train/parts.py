@@ -47,6 +47,7 @@ class Parts:
 
     @classmethod
     def _made(cls, recipe: Recipe, say: Say) -> "Parts":
+        _check_tokenizer(recipe)
         data, name = recipe.data, str(recipe.objective["name"])
         folder = Path(recipe.output) / "data"
         if isinstance(data, TextData):
@@ -134,6 +135,18 @@ def _with_pairs(recipe: Recipe, data: RecordData, say: Say) -> RecordData:
     return replace(data, train=str(path), documents=None)
 
 
+def _check_tokenizer(recipe: Recipe) -> None:
+    """There must be one, before anything is written."""
+    if recipe.tokenizer.train is None and _tokenizer_name(recipe) is None:
+        raise TrainingError(
+            "the recipe names no tokenizer; give tokenizer.load a folder, or tokenizer.train a kind"
+        )
+
+
+def _tokenizer_name(recipe: Recipe) -> str | None:
+    return recipe.tokenizer.load or recipe.model.load or recipe.model.student_of
+
+
 def _tokenizer(recipe: Recipe, preparation: Preparation | None) -> Tokenizer:
     """As the recipe tells, else the one beside the weights that the run begins with; with the new
     tokens."""
@@ -154,11 +167,8 @@ def _loaded_or_trained(recipe: Recipe, preparation: Preparation | None) -> Token
 
 
 def _tokenizer_folder(recipe: Recipe) -> Path:
-    name = recipe.tokenizer.load or recipe.model.load or recipe.model.student_of
-    if name is None:
-        raise TrainingError(
-            "the recipe names no tokenizer; give tokenizer.load a folder, or tokenizer.train a kind"
-        )
+    name = _tokenizer_name(recipe)
+    assert name is not None, "checked before"
     is_folder = (Path(name) / TOKENIZER_FILE).is_file()
     return Path(name) if is_folder else find_model(name).path
 
