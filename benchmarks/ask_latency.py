@@ -1,4 +1,4 @@
-"""How long a question takes, end to end, over a library of 20,000 passages.
+"""How long a question takes, end to end, over a library of 20,000 paragraphs.
 
     python -m benchmarks.ask_latency [--data DIR] [--library DIR] [--questions 100] [--json]
 
