@@ -182,7 +182,7 @@ def test_with_nothing_that_may_be_shown_no_model_is_asked() -> None:
 
 
 def test_a_sentence_that_its_source_contradicts_is_dropped() -> None:
-    checker = Says(contradicted=0.8)
+    checker = Says(contradicted=0.95)
     answer = ask([GOOD], Specialists(grounding=checker), SAID)
     assert answer.abstained
     assert len(answer.unsupported) == 1

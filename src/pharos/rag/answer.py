@@ -74,11 +74,11 @@ def answer_question(
     `place_of(document_id, offset)` is asked for the headings and the page of each quote.
     `threshold` is the confidence from which on to answer; None takes the calibrated ones. A trained
     reader's doubt in its words does not speak against the sentences, which are judged as without
-    it: what it learned from are questions that ask for a few words. A `model`
-    is asked only if the passages are believed, with that confidence, to hold the answer; sentences
-    that its sources do not bear out are dropped, or with `keep_unsupported` marked, and the
-    confidence falls by their share. The pieces passed to `on_text` add up to the answer. Raises
-    ValueError for an empty question or an impossible threshold, and whatever the model raises.
+    it: what it learned from are questions that ask for a few words. A `model` is asked only if the
+    passages are believed, with that confidence, to hold the answer; sentences that its sources do
+    not bear out are dropped, or with `keep_unsupported` marked, and the confidence falls by their
+    share. The pieces passed to `on_text` add up to the answer. Raises ValueError for an empty
+    question or an impossible threshold, and whatever the model raises.
     """
     if not question.strip():
         raise ValueError("the question is empty; ask something")

@@ -13,6 +13,9 @@ from pharos.data.sentences import split_sentences
 from pharos.rag.verify import Claim, Verdict
 
 CONTRADICTED = "a source says the opposite"
+OVERRULES = 0.9
+"""How sure a grounding checker must be that a quote contradicts a claim whose words it bears out:
+of short paraphrases it holds many for half contradicted."""
 
 
 @dataclass
@@ -57,7 +60,7 @@ class Consultation:
         for verdict in verdicts:
             quotes = [span.text for span in verdict.spans]
             found = self._check(verdict.claim.text, quotes) if quotes else []
-            against = found and all(one.grounding.verdict == "contradicts" for one in found)
+            against = found and all(one.grounding.contradicted >= OVERRULES for one in found)
             yield _overruled(verdict.claim) if against else verdict
 
     def explanation(self) -> Explanation:
