@@ -51,7 +51,7 @@ class SpanReaderConfig:
     are looked at and the `max_spans` best in all reported."""
 
     max_passages: int = 5
-    max_windows: int = 30
+    max_windows: int = 12
     max_answer_tokens: int = 30
     per_window: int = 5
     max_spans: int = 5
