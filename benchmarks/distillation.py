@@ -78,10 +78,7 @@ def measure(folder: Path, *, rounds: int) -> tuple[Side, Side]:
         ]
         models = [objective.teacher, run.model.eval()]
         scores = [score_of(model, objective.hard, batches) for model in models]
-        passes = [
-            lambda model=model: objective.hard.losses(model, batches[0])
-            for model in models
-        ]
+        passes = [lambda model=model: objective.hard.losses(model, batches[0]) for model in models]
         times = times_of(passes, rounds=rounds)
         teacher, student = (
             Side(parameters=count_parameters(model), score=score, milliseconds=milliseconds)

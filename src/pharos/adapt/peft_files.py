@@ -116,7 +116,9 @@ def _fill(parts: Collection[Part], folder: Path) -> None:
 
 def _check_head(adapters: Adapters, folder: Path, names: Collection[str]) -> None:
     """Raises ModelError for an adapter that knows the head apart from the embedding, where both are
-    one weight."""
+    one weight. Of another architecture's adapter something else is to be said."""
+    if not any(name.partition(".lora_")[0] in adapters.sites for name in names):
+        return
     copies = adapters.head_copies
     heads = tuple(copy.removesuffix("weight") for copy in copies)
     is_apart = any(name.startswith(heads) and copies.get(name) not in names for name in names)
