@@ -11,8 +11,10 @@ the figures in the card are theirs, each with its 95% interval.
 
 With `--specialists` the candidates are re-ranked and read by those that ship, whose signs are
 weighed too, and what must be right is the answer that is given: the short one where there is one.
-That card is `confidence_specialists.json`. The articles are those that the specialists have not
-learned from (`recipes.specialists.squad`), so they are not believed for what they know by heart.
+(`ask` goes by this one for short answers alone; sentences it judges as without specialists.) That
+card is `confidence_specialists.json`. The articles are those that the specialists have not learned
+from (`recipes.specialists.squad`), so they are not believed for what they know by heart; how many
+they are is given, so `--articles` is refused there.
 
 The threshold is the lowest at which at least 75% of the answers given to the questions that were
 kept out are right. Nothing of the dev set is used.
@@ -63,6 +65,7 @@ SPLIT_SEED = 1
 """That of `recipes.specialists.squad`."""
 RIGHT_OF_ANSWERED = 0.75
 RIDGE = 1e-3
+INSIDE, QUESTIONS = 40, 3000
 UNSEEN_INSIDE = 19
 """Of the articles that the specialists have not learned from, so many are in the library."""
 COMMAND = "python -m recipes.confidence.fit"
@@ -193,31 +196,41 @@ def unseen_articles(data: Path) -> list[dict[str, Any]]:
     return articles[:HELD_OUT_ARTICLES]
 
 
+def command_of(arguments: argparse.Namespace) -> str:
+    """What makes the same card again."""
+    usual = {"articles": None, "questions": QUESTIONS, "seed": 0}
+    named = {key: value for key in usual if (value := getattr(arguments, key)) != usual[key]}
+    options = ["--specialists"] if arguments.specialists else []
+    return " ".join([COMMAND, *options, *(f"--{key} {value}" for key, value in named.items())])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fit the confidence model on SQuAD train.")
     add_data_argument(parser)
-    parser.add_argument("--articles", type=int, default=40)
-    parser.add_argument("--questions", type=int, default=3000)
+    parser.add_argument("--articles", type=int, help=f"in the library [{INSIDE}]")
+    parser.add_argument("--questions", type=int, default=QUESTIONS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--specialists", action="store_true", help="fit with those that ship")
     parser.add_argument("--adapters", type=Path, default=ADAPTERS, help="those that ship")
     parser.add_argument("--out", type=Path, help="where to write the card [into the package]")
     arguments = parser.parse_args()
+    if arguments.specialists and arguments.articles is not None:
+        parser.error("--articles: with --specialists they are those that were not learned from")
     encoder = load_encoder()
     embedder, specialists = Remembering(encoder), Specialists()
     articles = squad_articles(arguments.data, "train")
     if arguments.specialists:
         specialists = load_specialists(encoder.shared, arguments.adapters)
-        articles, arguments.articles = unseen_articles(arguments.data), UNSEEN_INSIDE
+        articles = unseen_articles(arguments.data)
     random.Random(arguments.seed).shuffle(articles)
-    inside, outside = articles[: arguments.articles], articles[arguments.articles :]
+    count = arguments.articles or (UNSEEN_INSIDE if arguments.specialists else INSIDE)
+    inside, outside = articles[:count], articles[count:]
     strangers = [{**p, "source": ""} for article in outside for p in article["paragraphs"]]
     with library_of(inside, embedder) as (library, paragraphs):
         questions = draw_all(paragraphs, strangers, arguments.questions, arguments.seed)
         examples = collect(library, embedder, questions, specialists)
     figures = {"paragraphs": len(paragraphs), "questions": len(examples), "encoder": embedder.name}
-    command = COMMAND + (" --specialists" if arguments.specialists else "")
-    card = json.dumps(card_of(examples, figures, command), indent=2) + "\n"
+    card = json.dumps(card_of(examples, figures, command_of(arguments)), indent=2) + "\n"
     name = SPECIALISTS_CARD if arguments.specialists else CARD
     out = arguments.out or Path(str(resources.files("pharos.rag").joinpath(name)))
     out.write_text(card, encoding="utf-8")

@@ -59,19 +59,19 @@ def use_native(model: CausalLM) -> None:
     for module in model.modules():
         if isinstance(module, FewRowLinear):
             module.few_rows = module.native_matrix()
-    if type(model.body) is Llama and native_blocks(model.body) is not None:
-        model.body = NativeLlama(model.body)
+    if type(model.body) is Llama and (native := native_blocks(model.body)) is not None:
+        model.body = NativeLlama(model.body, native)
 
 
 class NativeLlama(Llama):
     """It has the parts of the body that it stands for, under the same names."""
 
-    def __init__(self, body: Llama) -> None:
+    def __init__(self, body: Llama, native: NativeBlocks) -> None:
         nn.Module.__init__(self)
         self.config = body.config
         for name, part in body.named_children():
             setattr(self, name, part)
-        self.native = native_blocks(body)
+        self.native = native
         self._parts = _parts(self)
         self.train(body.training)
 
@@ -83,17 +83,16 @@ class NativeLlama(Llama):
         mask: Mask | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        native, pages = self.native, getattr(cache, "pages", None)
-        is_paged = pages is not None and (mask is None or type(mask) is Causal)
-        if cache is not None and native is not None and is_paged and _parts(self) == self._parts:
+        is_paged = hasattr(cache, "pages") and (mask is None or type(mask) is Causal)
+        if cache is not None and is_paged and _parts(self) == self._parts:
             kvs_2GPCK, batch = cast(Paged, cache).pages()
             x_BTD: Tensor = self.embedding(ids_BT)
-            if native.takes(x_BTD, kvs_2GPCK):
+            if self.native.takes(x_BTD, kvs_2GPCK):
                 if positions_BT is None:
                     positions_BT = next_positions(ids_BT, cache)
                 rotate = self.config.rope.rotation(positions_BT, dtype=x_BTD.dtype)
                 rows = NativePass(batch, rotate, x_BTD.dtype)
-                x_BTD = native(x_BTD, kvs_2GPCK, rows)
+                x_BTD = self.native(x_BTD, kvs_2GPCK, rows)
                 cache.advance(ids_BT.shape[1])
                 y_BTD: Tensor = self.norm(x_BTD)
                 return y_BTD
