@@ -12,7 +12,7 @@ from pharos.data.shards import Shards
 from pharos.data.tokenize_corpus import tokenize_texts
 from pharos.data.tokenizer import Tokenizer
 from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
-from pharos.train.recipe import TextData
+from pharos.train.data_section import TextData
 from pharos.train.settings import read_settings
 from pharos.train.text_data import Data, Preparation, text_data
 

@@ -37,7 +37,7 @@ from pharos.data.rendered_rows import (
 from pharos.data.rendering import Rendered, Renderer, TooLongError
 from pharos.data.rows import Rows, row_generator
 from pharos.data.tokenizer import Tokenizer
-from pharos.train.recipe import RecordData
+from pharos.train.data_section import RecordData
 from pharos.train.text_data import Data
 
 TEMPLATE_FILE = "chat_template.jinja"

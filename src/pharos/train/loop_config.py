@@ -16,7 +16,8 @@ class LoopConfig:
     """`batch_size` is the rows of an optimizer step, over all devices; `micro_batch_size` those of
     one forward pass of one device (default: all of a rank's). `workers` processes make examples
     ahead. `evaluation_rows` are evaluated on each time (null: all). `ema` is the decay of averaged
-    weights. `compile` has torch compile the step."""
+    weights. `compile` has torch compile the step, of a model that each process has whole: it
+    changes no more than rounding, and a run may go on without it."""
 
     steps: int
     batch_size: int

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,27 @@ import torch
 
 from pharos.core.errors import TrainingError
 from pharos.data.tokenizer import Tokenizer
+from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
 from pharos.models.family import Task
 from pharos.models.resolve import find_model
 from pharos.train.conversation_data import CONVERSATIONAL, Chat, conversation_data
 from pharos.train.data_folder import check_there
+from pharos.train.data_section import RecordData, TextData
 from pharos.train.loop_config import DTYPES
 from pharos.train.objective import Objective
 from pharos.train.objectives import Vocabulary, new_objective
 from pharos.train.objectives.preference import DPO
 from pharos.train.prompt_data import FOR_PROMPTS, prompt_data
-from pharos.train.recipe import Recipe, RecordData, TextData, data_fingerprint
-from pharos.train.record_data import record_data
+from pharos.train.recipe import Recipe, data_fingerprint
+from pharos.train.record_data import record_data, record_texts
 from pharos.train.reference_data import with_reference
-from pharos.train.text_data import TOKENIZER_FILE, Data, Preparation, text_data
+from pharos.train.text_data import (
+    LEARNED_TOKENIZER,
+    TOKENIZER_FILE,
+    Data,
+    Preparation,
+    text_data,
+)
 
 Say = Callable[[str], None]
 PAIRS_FILE = "instructions.jsonl"
@@ -55,7 +64,7 @@ class Parts:
             preparation = Preparation(
                 data, folder, seed=recipe.seed, say=say, workers=recipe.training.workers
             )
-            tokenizer = _tokenizer(recipe, preparation)
+            tokenizer = _tokenizer(recipe, preparation.tokenizer)
             objective = _objective(recipe, tokenizer)
             packing = data.packing or _usual_packing(objective)
             found = text_data(
@@ -68,10 +77,10 @@ class Parts:
             )
         else:
             _check_records(data)
-            tokenizer = _tokenizer(recipe, None)
+            data = _with_pairs(recipe, data, say)
+            tokenizer = _tokenizer(recipe, partial(_learned, recipe, data, say))
             objective = _objective(recipe, tokenizer)
             if name in (*CONVERSATIONAL, *FOR_PROMPTS):
-                data = _with_pairs(recipe, data, say)
                 return cls._of_conversations(recipe, data, tokenizer, objective)
             is_number = recipe.objective.get("problem_type") == "regression"
             found = record_data(data, name, tokenizer, is_number=is_number, seed=recipe.seed)
@@ -147,26 +156,28 @@ def _tokenizer_name(recipe: Recipe) -> str | None:
     return recipe.tokenizer.load or recipe.model.load or recipe.model.student_of
 
 
-def _tokenizer(recipe: Recipe, preparation: Preparation | None) -> Tokenizer:
+def _tokenizer(recipe: Recipe, learn: Callable[[TokenizerConfig], Tokenizer]) -> Tokenizer:
     """As the recipe tells, else the one beside the weights that the run begins with; with the new
-    tokens."""
-    found = _loaded_or_trained(recipe, preparation)
+    tokens. `learn` makes one from the run's texts."""
+    config = recipe.tokenizer.train
+    found = Tokenizer.load(_tokenizer_folder(recipe)) if config is None else learn(config)
     return found.with_special_tokens(recipe.model.new_tokens)
 
 
-def _loaded_or_trained(recipe: Recipe, preparation: Preparation | None) -> Tokenizer:
-    section = recipe.tokenizer
-    if section.train is not None:
-        if preparation is None:
-            raise TrainingError(
-                "tokenizer.train learns from data.sources, and there are none; name a folder with "
-                "tokenizer.load"
-            )
-        return preparation.tokenizer(section.train)
-    return Tokenizer.load(_tokenizer_folder(recipe))
+def _learned(recipe: Recipe, data: RecordData, say: Say, config: TokenizerConfig) -> Tokenizer:
+    """One from the texts of the records, kept in the run's folder."""
+    folder = _tokenizer_folder(recipe)
+    _check_same_data(recipe, folder.parent)
+    if not (folder / TOKENIZER_FILE).is_file():
+        say(f"Learning a tokenizer ({config.kind}) from {data.records}")
+        texts = list(record_texts(data, str(recipe.objective["name"])))
+        train_tokenizer(texts, config).save(folder)
+    return Tokenizer.load(folder)
 
 
 def _tokenizer_folder(recipe: Recipe) -> Path:
+    if recipe.tokenizer.train is not None:
+        return Path(recipe.output) / "data" / LEARNED_TOKENIZER
     name = _tokenizer_name(recipe)
     assert name is not None, "checked before"
     is_folder = (Path(name) / TOKENIZER_FILE).is_file()

@@ -10,7 +10,7 @@ from pharos.data.order import Shuffled
 from pharos.data.records import Record, column, read_records, text_column
 from pharos.data.rows import Row, row_generator
 from pharos.train.conversation_data import Chat
-from pharos.train.recipe import RecordData
+from pharos.train.data_section import RecordData
 from pharos.train.text_data import Data
 
 FOR_PROMPTS = ("ppo", "grpo")

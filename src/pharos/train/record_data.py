@@ -1,6 +1,6 @@
 """A recipe's labelled records as the rows that a run reads."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from pharos.data.question_answering import Question, QuestionRows, read_question
 from pharos.data.records import Record, read_records
 from pharos.data.rows import Rows, row_generator
 from pharos.data.tokenizer import Tokenizer
-from pharos.train.recipe import RecordData
+from pharos.train.data_section import RecordData
 from pharos.train.text_data import Data
 
 Build = Callable[[RecordData, Sequence[Any], Tokenizer, tuple[str, ...] | None], Rows]
@@ -36,14 +36,37 @@ def record_data(
 
 
 def _records(data: RecordData, objective: str, seed: int) -> tuple[list[Any], list[Any]]:
-    read = read_questions if objective == "question_answering" else read_records
-    found: list[Any] = list(read(data.records))
+    found = _all_records(data.records, objective)
     if isinstance(data.validation, str):
-        return found, list(read(Path(data.validation)))
+        return found, _all_records(Path(data.validation), objective)
     order = row_generator("split", seed).permutation(len(found))
     held_out = set(order[: round(data.validation * len(found))].tolist())
     kept = [record for i, record in enumerate(found) if i not in held_out]
     return kept, [found[i] for i in sorted(held_out)]
+
+
+def _all_records(path: Path, objective: str) -> list[Any]:
+    read = read_questions if objective == "question_answering" else read_records
+    return list(read(path))
+
+
+def record_texts(data: RecordData, objective: str) -> Iterator[str]:
+    """Every text in the records, for a tokenizer to be learned from: those that will be held out
+    included."""
+    for record in _all_records(data.records, objective):
+        is_question = isinstance(record, Question)
+        yield from _texts_in([record.question, record.context] if is_question else record)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """However deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts_in(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts_in(inner)
 
 
 def _labels(data: RecordData, objective: str, records: Sequence[Record]) -> tuple[str, ...] | None:

@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +23,6 @@ from torch import nn
 from pharos.adapt import Adapters, save_adapter
 from pharos.core.errors import TrainingError
 from pharos.data.rows import Rows
-from pharos.data.tokenizer import Tokenizer
 from pharos.models.describe import describe
 from pharos.models.dropout import set_dropout
 from pharos.models.family import Body, Model, Task
@@ -32,56 +30,40 @@ from pharos.models.heads import CausalLM
 from pharos.models.load import new_model
 from pharos.models.tower_files import save_towers
 from pharos.models.two_towers import TwoTowers
-from pharos.train.activation_checkpoint import checkpoint_activations
-from pharos.train.adaptation import (
-    AdapterRunner,
-    adapt,
-    check_all_saved,
-    read_adaptation,
-    with_new_tokens,
-)
+from pharos.train.adaptation import adapt, check_all_saved, read_adaptation, with_new_tokens
 from pharos.train.checkpoint import save_module
+from pharos.train.data_section import TextData
 from pharos.train.events import Observer
 from pharos.train.loader import Loader
 from pharos.train.loop import Trainer
 from pharos.train.loop_config import DTYPES
+from pharos.train.make_runner import make_runner
 from pharos.train.merged_folder import write_merged
 from pharos.train.metrics_log import METRICS_FILE, MetricsLog, read_metrics
 from pharos.train.objective import Batch
 from pharos.train.objectives.contrastive import InfoNCE, SigmoidPairs
 from pharos.train.optimizers import make_optimizer
-from pharos.train.parallel import (
-    ParallelConfig,
-    PipelineRunner,
-    check_parallel,
-    load_whole,
-    open_mesh,
-    parallelize,
-    rows_group,
-)
+from pharos.train.parallel import ParallelConfig, check_parallel, load_whole
 from pharos.train.parts import Parts, Say, device_of
 from pharos.train.ranks import Ranks
-from pharos.train.recipe import (
-    Recipe,
-    TextData,
-    decisive,
-)
+from pharos.train.recipe import Recipe, decisive
 from pharos.train.report import write_report
 from pharos.train.rl.actor_critic import ActorCritic
 from pharos.train.rl.on_policy import OnPolicy
 from pharos.train.rl.ppo import PPO
 from pharos.train.rl.rollouts import Rollouts
 from pharos.train.run_checks import check_run, num_micro_batches
-from pharos.train.runner import PipelinedRunner, Runner, ShardedRunner, StepRunner
+from pharos.train.runner import Runner
 from pharos.train.samples import Sampler
 from pharos.train.schedules import Schedule
-from pharos.train.start import first_model
-from pharos.train.step import Step
+from pharos.train.start import first_model, special_ids_of
 from pharos.train.step_zero import check_vocabulary
 from pharos.train.validation import validation_batches
 
 MODEL_FOLDER, ADAPTER_FOLDER, MERGED_FOLDER = "model", "adapter", "merged"
 PREPARATION_TIME = timedelta(days=1)
+DOUBTFUL_ON_NF4 = {"fp32": "float32", "fp16": "float16 (which often diverges)"}
+"""Precisions that QLoRA is not known with, as a run tells them."""
 
 
 @contextmanager
@@ -207,16 +189,18 @@ class Run:
         if recipe.adapter is None:
             return None
         adaptation = with_new_tokens(read_adaptation(recipe.adapter), self.network, new_ids)
-        if adaptation.on_nf4 and precision == "fp32":
+        if adaptation.on_nf4 and precision in DOUBTFUL_ON_NF4:
             self.say(
-                "qlora computes in float32, as training.precision says; bf16 is what QLoRA is "
-                "known with"
+                f"qlora computes in {DOUBTFUL_ON_NF4[precision]}, as training.precision says; bf16 "
+                "is what QLoRA is known with"
             )
         return adapt(self.network, adaptation, compute=DTYPES[precision], seed=recipe.seed)
 
     def _trainer(self) -> Trainer:
         recipe, config = self.recipe, self.recipe.training
-        runner, rows = self._runner()
+        runner, rows = make_runner(
+            recipe, self.model, self.objective, self.parallel, self.ranks, self.adapters
+        )
         micro = config.micro_batch(self.parallel.rows)
 
         def batches(first_step: int) -> Loader:
@@ -323,44 +307,6 @@ class Run:
             dtype=DTYPES[config.precision],
         )
 
-    def _runner(self) -> tuple[Runner, Ranks]:
-        """Who computes gradients, and this process's place among those that have rows."""
-        config, parallel = self.recipe.training, self.parallel
-        dtype, how = DTYPES[config.precision], config.activation_checkpointing
-        step = Step(self.model, self.objective)
-        if self.ranks.processes == 1:
-            checkpoint_activations(self.model, how)
-            return self._whole_runner(step), self.ranks
-        mesh = open_mesh(parallel, self.ranks.device.type)
-        group = rows_group(mesh)
-        rows = replace(
-            self.ranks, rank=dist.get_rank(group), world=dist.get_world_size(group), group=group
-        )
-        if parallel.pipeline > 1:
-            pipeline = PipelineRunner(
-                self.model,
-                self.objective,
-                parallel,
-                mesh,
-                activation_checkpointing=how,
-                dtype=dtype,
-            )
-            return PipelinedRunner(pipeline, mesh), rows
-        module = parallelize(step, self.model, parallel, mesh, activation_checkpointing=how)
-        if parallel.world == parallel.data:
-            return self._whole_runner(module), rows
-        return ShardedRunner(module, self.model, mesh, dtype=dtype), rows
-
-    def _whole_runner(self, module: nn.Module) -> Runner:
-        config = self.recipe.training
-        dtype, is_compiled = DTYPES[config.precision], config.compile
-        if self.adapters is None:
-            return StepRunner(module, self.model, dtype=dtype, is_compiled=is_compiled)
-        base = str(self.recipe.model.load)
-        return AdapterRunner(
-            module, self.model, self.adapters, base=base, dtype=dtype, is_compiled=is_compiled
-        )
-
     # -- files
 
     def _first_alone(self, make: Callable[[], Any]) -> Any:
@@ -408,16 +354,6 @@ class Run:
         if not isinstance(self.objective, InfoNCE | SigmoidPairs):
             return None
         return self.objective.towers(cast(Body, network), seed=self.recipe.seed)
-
-
-def special_ids_of(tokenizer: Tokenizer) -> dict[str, int | None]:
-    """As a `config.json` names them."""
-    roles: dict[str, int | None] = {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.pad_id,
-    }
-    return {name: id_ for name, id_ in roles.items() if id_ is not None}
 
 
 def flops_per_token(model: Model, task: Task, recipe: Recipe) -> float:

@@ -8,6 +8,7 @@ import torch
 from pharos.adapt import grow_vocabulary, untie_embeddings
 from pharos.adapt.vocabulary import body_of
 from pharos.core.errors import TrainingError
+from pharos.data.tokenizer import Tokenizer
 from pharos.models.family import Model, Task
 from pharos.models.load import load_for_task, load_model, new_model
 from pharos.train.freezing import freeze
@@ -119,3 +120,13 @@ def _labelled(labels: Sequence[str] | None) -> dict[str, Any]:
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
     }
+
+
+def special_ids_of(tokenizer: Tokenizer) -> dict[str, int | None]:
+    """As a `config.json` names them."""
+    roles: dict[str, int | None] = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
+    return {name: id_ for name, id_ in roles.items() if id_ is not None}

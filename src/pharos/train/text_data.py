@@ -28,10 +28,10 @@ from pharos.data.tokenize_corpus import tokenize_texts
 from pharos.data.tokenizer import Tokenizer
 from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
 from pharos.train.data_folder import check_there
-from pharos.train.recipe import SourceSection, TextData
+from pharos.train.data_section import SourceSection, TextData
 
 Say = Callable[[str], None]
-TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_FILE, LEARNED_TOKENIZER = "tokenizer.json", "tokenizer"
 VALIDATION = "validation"
 """What is held out by a path of its own is prepared as a source of this name."""
 
@@ -84,7 +84,7 @@ class Preparation:
 
     def tokenizer(self, config: TokenizerConfig) -> Tokenizer:
         """One learned from the texts of all sources, those that will be held out included."""
-        folder = self.folder / "tokenizer"
+        folder = self.folder / LEARNED_TOKENIZER
         if not (folder / TOKENIZER_FILE).is_file():
             for name, source in self.data.sources.items():
                 require_texts(name, source)
