@@ -100,3 +100,22 @@ def test_a_frozen_linear_equals_its_twin(cast: bool) -> None:
     for ours, plain in zip(*outcomes, strict=True):
         assert ours.dtype == plain.dtype
         torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_in_bfloat16_output_and_gradients_equal_the_twins() -> None:
+    layer = Nf4Linear(nn.Linear(256, 96)).cuda()
+    torch.manual_seed(0)
+    x = torch.randn(3, 40, 256, device="cuda", requires_grad=True)
+    a, b = torch.randn(8, 256, device="cuda") / 16, torch.randn(96, 8, device="cuda")
+    factors = [a.requires_grad_(), b.requires_grad_()]
+    outcomes = []
+    for compute in (fast_lora, plain_lora):
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            y = compute(x, layer.dequantize, layer.bias, [LowRank(a, b, 2.0, slice(0, 96))])
+        loss = (y.float() * y.float().detach().cos()).sum()
+        outcomes.append([y, *torch.autograd.grad(loss, [x, *factors])])
+    for ours, plain in zip(*outcomes, strict=True):
+        assert ours.dtype == plain.dtype
+        assert (ours - plain).float().norm() < 0.02 * plain.float().norm()
