@@ -65,8 +65,15 @@ class Records(Observer):
         self.records.append(record)
 
 
+CONSTANT = ScheduleConfig(name="constant")
+
+
 def trainer(
-    output: Path, validation: Sequence[float] = (), rows: Numbers | None = None, **changes: Any
+    output: Path,
+    validation: Sequence[float] = (),
+    rows: Numbers | None = None,
+    schedule: ScheduleConfig = CONSTANT,
+    **changes: Any,
 ) -> Trainer:
     """`validation` are the losses that the evaluations find, one after the other."""
     usual: dict[str, Any] = {"steps": 12, "batch_size": 4, "check_first_step": False}
@@ -79,7 +86,7 @@ def trainer(
             rows or Numbers(),
             objective,
             rows_per_step=config.batch_size,
-            micro_batch_size=config.batch_size,
+            micro_batch_size=config.micro_batch(1),
             start_step=first,
         )
 
@@ -93,7 +100,7 @@ def trainer(
         model=model,
         objective=objective,
         optimizer=optimizer,
-        schedule=Schedule(ScheduleConfig(name="constant"), steps=config.steps),
+        schedule=Schedule(schedule, steps=config.steps),
         config=config,
         output=output,
         batches=batches,
@@ -177,6 +184,29 @@ def test_clipping_bounds_the_update_and_the_norm_is_told_as_it_was(tmp_path: Pat
         run.run()
         assert float(next(run.model.parameters())) == pytest.approx(learned)
         assert records.records[0].gradient_norm == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("micro", [4, 2, 1])
+def test_the_rate_follows_optimizer_steps_however_their_rows_are_dealt(
+    micro: int, tmp_path: Path
+) -> None:
+    falling = ScheduleConfig(name="linear", warmup_steps=2, final=0.0)
+    loop = {"steps": 6, "log_every": 1, "micro_batch_size": micro}
+    run, records = trainer(tmp_path, schedule=falling, **loop), Records()
+    run.observers = [records]
+    run.run()
+    told = [record.learning_rate for record in records.records]
+    factors = [Schedule(falling, steps=6).factor(step) for step in range(6)]
+    assert told == pytest.approx([0.1 * factor for factor in factors])
+    assert len(set(told)) > 3
+
+
+def test_there_is_dropout_in_training_and_none_in_evaluating(tmp_path: Path) -> None:
+    run = trainer(tmp_path, [1.0, 1.0], steps=4, evaluate_every=2)
+    is_training: list[bool] = []
+    run.model.register_forward_pre_hook(lambda model, _: is_training.append(model.training))
+    run.run()
+    assert is_training == [True, True, False, True, True, False]
 
 
 def test_what_is_evaluated_are_the_averaged_weights(tmp_path: Path) -> None:
