@@ -80,9 +80,13 @@ def test_a_model_that_does_not_fit_is_told_where_it_would(pharos) -> None:
 def test_a_mesh_without_checkpoints_for_the_optimizer_is_told(
     params: str, optimizer: str, is_told: bool, pharos
 ) -> None:
-    run = pharos("plan", "train", "--params", params, "--gpus", "8", "--optimizer", optimizer)
+    asked = ("plan", "train", "--params", params, "--gpus", "8", "--optimizer", optimizer)
+    told = "has no checkpoints where weights lie in pieces"
+    run = pharos(*asked)
     assert ("FSDP" in run.out.partition("Recommended:")[2]) == (params == "13B")
-    assert ("has no checkpoints where weights lie in pieces" in run.out) == is_told
+    assert (told in run.out) == is_told
+    notes = json.loads(pharos(*asked, "--json").out)["notes"]
+    assert [told in note for note in notes] == [True] * is_told
 
 
 def test_serve_shows_cache_speed_and_cost(pharos) -> None:

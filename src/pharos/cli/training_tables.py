@@ -113,12 +113,19 @@ def _print_placement(plan: TrainingPlan) -> None:
         f"{length:,}: {counted(tokens)} tokens a step, {plan.num_steps:,} steps."
     )
     console.print(Text(sentence, style="bold"), soft_wrap=True)
-    if plan.job.optimizer == "adamw8bit" and _is_in_pieces(placement.mesh):
-        text = (
-            "  adamw8bit has no checkpoints where weights lie in pieces, and pharos train refuses "
-            "it there: plan with --optimizer adamw or muon."
-        )
-        console.print(Text(text, style="bold red"), soft_wrap=True)
+    for note in _notes(plan):
+        console.print(Text(f"  {note}", style="bold red"), soft_wrap=True)
+
+
+def _notes(plan: TrainingPlan) -> list[str]:
+    """What stands in the way of the mesh that is recommended."""
+    is_in_pieces = plan.placement is not None and _is_in_pieces(plan.placement.mesh)
+    if plan.job.optimizer != "adamw8bit" or not is_in_pieces:
+        return []
+    return [
+        "adamw8bit has no checkpoints where weights lie in pieces, and pharos train refuses it "
+        "there: plan with --optimizer adamw or muon."
+    ]
 
 
 def _is_in_pieces(mesh: Mesh) -> bool:
@@ -167,6 +174,7 @@ def training_json(plan: TrainingPlan) -> dict[str, Any]:
         "memory": {name: _memory_json(memory) for name, (_, memory) in plan.strategies.items()},
         "recommended": plan.placement and _placement_json(plan.placement),
         "smallest_world": plan.smallest_world,
+        "notes": _notes(plan),
         "shape": {**asdict(plan.job.shape), "is_assumed": not plan.is_shape_known},
         "assumptions": {
             "device": asdict(assumed.device),
