@@ -1,8 +1,15 @@
 """Two processes that share a model write what one does."""
 
+import asyncio
+import os
+import socket
 from collections.abc import Sequence as Seq
+from contextlib import aclosing
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 import pytest
@@ -14,8 +21,11 @@ from pharos.core import SamplingParams
 from pharos.models.generation import Generation
 from pharos.models.heads import CausalLM
 from pharos.models.load import build_model
-from pharos.serve.engine.build import EngineConfig, build_engine
+from pharos.serve.engine.build import EngineConfig, SpeculationConfig, build_engine
+from pharos.serve.engine.client import EngineClient
+from pharos.serve.engine.engine import Engine, News
 from pharos.serve.engine.followers import Followers, agree_on_least, follow
+from pharos.serve.engine.hosts import InThread
 from pharos.serve.engine.paged_kv import PagedKV
 from pharos.serve.engine.plan import Move, Part, Plan
 from pharos.serve.engine.request import Output, Request, Sequence
@@ -59,6 +69,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "falcon, multi-query": FALCON,
     "falcon, grouped": FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2},
 }
+PATIENCE_S = 120.0
 PROMPTS = ([5, 6, 7, 8, 9], [1, 2, 3], [4] * 12)
 
 
@@ -142,11 +153,34 @@ def test_a_process_that_ends_before_it_begins_is_not_waited_for() -> None:
         Followers.start(Unreadable(), 2)
 
 
-def test_a_process_that_was_killed_does_not_hinder_the_end() -> None:
-    followers = Followers.start(each_runner, 2)
-    followers._processes[0].kill()
-    followers._processes[0].wait()
+def never_built(share: Share) -> Runner:
+    """As one that waits for a rank in the midst of a sum."""
+    Event().wait()
+    raise AssertionError("nothing wakes it")
+
+
+def test_a_process_ends_with_rank_0_whatever_it_is_at_and_its_end_is_told() -> None:
+    followers = Followers.start(never_built, 2)
+    told: SimpleQueue[str] = SimpleQueue()
+    followers.on_loss(told.put)
+    with socket.socket(fileno=os.dup(followers._pipes[0].fileno())) as end:
+        end.shutdown(socket.SHUT_WR)  # as if this process were gone
+    assert followers._processes[0].wait(PATIENCE_S) == 1
+    reason = "rank 1 of the model has failed: it ended without a word"
+    assert told.get(timeout=PATIENCE_S) == reason
+    followers.on_loss(told.put)
+    assert told.get(timeout=PATIENCE_S) == reason, "also to who asks late"
     followers.stop()
+    assert not dist.is_initialized()
+
+
+def test_a_process_that_hangs_does_not_hinder_the_end_and_is_not_lost() -> None:
+    followers = Followers.start(never_built, 2)
+    lost: list[str] = []
+    followers.on_loss(lost.append)
+    followers.stop()
+    assert followers._processes[0].poll() is not None
+    assert lost == [], "it ended because it was told to"
     assert not dist.is_initialized()
 
 
@@ -206,8 +240,8 @@ def test_one_process_keeps_the_model_as_it_is() -> None:
     assert own_shapes(model, 1) == model.body.attention_shapes()
 
 
-def texts_of(folder: Path, config: EngineConfig) -> list[list[int]]:
-    """What an engine goes on with, in steps of a few tokens."""
+def written(folder: Path, config: EngineConfig) -> tuple[list[list[int]], Engine]:
+    """What an engine goes on with; the engine, which is closed then."""
     engine = build_engine(folder, config)
     try:
         for i, prompt in enumerate(PROMPTS):
@@ -217,15 +251,66 @@ def texts_of(folder: Path, config: EngineConfig) -> list[list[int]]:
             for news in engine.step():
                 assert isinstance(news, Output)
                 texts[int(news.request_id)] += [token.id for token in news.tokens]
-        return texts
+        return texts, engine
     finally:
-        if engine.runner.followers is not None:
-            engine.runner.followers.stop()
+        engine.close()
 
 
-def test_an_engine_over_two_processes_writes_what_one_does(llama_folder: Path) -> None:
+def test_two_processes_write_what_one_does_also_where_there_is_no_room_and_drafts_are_made(
+    llama_folder: Path,
+) -> None:
     scheduling = SchedulerConfig(max_num_seqs=3, max_num_batched_tokens=5)
-    config = EngineConfig(scheduler=scheduling, block_size=4)
-    alone = texts_of(llama_folder, config)
+    config = EngineConfig(scheduler=scheduling, block_size=4, dtype="float32")
+    alone, _ = written(llama_folder, config)
     assert [len(text) for text in alone] == [12] * 3
-    assert texts_of(llama_folder, replace(config, tensor_parallel=2)) == alone
+    crowded = replace(config, num_blocks=9, num_host_blocks=8, speculation=SpeculationConfig())
+    texts, engine = written(llama_folder, replace(crowded, tensor_parallel=2))
+    assert texts == alone
+    assert engine.stats.num_preemptions > 0
+    assert engine.stats.num_draft_tokens > 0
+    assert engine.scheduler.pool.pace.move_s is not None, "blocks went to the host"
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_within_a_step_fails_its_requests_and_all_are_started_again(
+    llama_folder: Path,
+) -> None:
+    config = EngineConfig(block_size=4, num_blocks=64, tensor_parallel=2)
+    engines: list[Engine] = []
+
+    def build() -> Engine:
+        engines.append(build_engine(llama_folder, config))
+        if len(engines) == 1:
+            lose_a_part_of(engines[0], in_step=3)
+        return engines[-1]
+
+    async def outputs_of(client: EngineClient, max_tokens: int) -> list[Output]:
+        asked = Request(id="a", prompt=PROMPTS[0], params=SamplingParams(max_tokens=max_tokens))
+        async with aclosing(client.generate(asked)) as outputs:
+            return [output async for output in outputs]
+
+    async def run() -> None:
+        async with EngineClient(InThread(build), restart_s=0.0) as client:
+            *_, last = await outputs_of(client, 20)
+            assert last.finish_reason == "error"
+            assert "rank 1 of the model has failed: it ended without a word" in str(last.error)
+            assert not client.is_healthy
+            await asyncio.wait_for(client.until_ready(), PATIENCE_S)
+            *_, last = await outputs_of(client, 5)
+            assert (last.finish_reason, last.num_generated) == ("length", 5)
+
+    asyncio.run(run())
+    assert len(engines) == 2
+
+
+def lose_a_part_of(engine: Engine, *, in_step: int) -> None:
+    """Its follower dies when rank 0 is about to compute that step."""
+    followers, step, number = engine.runner.followers, engine.step, count(1)
+    assert followers is not None
+
+    def losing_step() -> list[News]:
+        if next(number) == in_step:
+            followers._processes[0].kill()
+        return step()
+
+    engine.step = losing_step  # type: ignore[method-assign]

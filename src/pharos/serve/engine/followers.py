@@ -45,7 +45,6 @@ MODULE = "pharos.serve.engine.followers"
 ADDRESS = "127.0.0.1"
 LONGEST_IDLE = timedelta(days=365)
 """A follower waits for the next batch as long as nobody asks for anything."""
-GOODBYE_S = 10.0
 LAST_WORDS_S = 1.0
 POLL_S = 0.05
 
@@ -105,8 +104,7 @@ class Followers:
             self.has_failed = True
             found = self._who_failed() if isinstance(error, RuntimeError) else None
             self._loss.cancel()  # they end because we say so
-            for process in self._processes:
-                process.kill()
+            self._kill()
             if found is not None:
                 raise RuntimeError(found) from error
             raise
@@ -119,22 +117,21 @@ class Followers:
             yield
 
     def stop(self) -> None:
-        """Ends the followers, and this process's part in them."""
+        """Ends the followers, whatever they are at, and this process's part in them. To tell them
+        over the group would wait for one that hangs; they have nothing to put in order."""
         self._loss.cancel()
-        if not self.has_failed:
-            with contextlib.suppress(RuntimeError):  # one of them has ended by itself
-                _broadcast(None)
+        self._kill()
         for process in self._processes:
-            try:
-                process.wait(GOODBYE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.wait()
         self._listener.join()
         for pipe in self._pipes:
             pipe.close()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+    def _kill(self) -> None:
+        for process in self._processes:
+            process.kill()
 
     def _wait_for_all(self, store: TCPStore) -> None:
         """Until each has found the store: to join waits without end for one that never does."""
