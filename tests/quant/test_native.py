@@ -109,6 +109,14 @@ def test_prompts_tokens_and_drafts_get_the_twins_logits(
     assert similar.min() > (0.99 if method == "w8a8" else 0.998)
 
 
+def test_what_is_read_is_embedded_once_by_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, _ = pair("llama", "w8a16", monkeypatch)
+    embedded: list[int] = []
+    ours.body.embedding.register_forward_hook(lambda _, ids, __: embedded.append(ids[0].numel()))
+    written(ours, PASSES)
+    assert embedded == [sum(segment.num_tokens for segment in batch) for batch in PASSES]
+
+
 @pytest.mark.parametrize("method", NATIVE)
 def test_other_decoders_have_native_linears(method: str) -> None:
     model = decoder("mixtral")

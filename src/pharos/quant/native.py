@@ -22,6 +22,7 @@ from pharos.models.llama import Llama, LlamaBlock
 from pharos.ops.feed_forward import GatedFeedForward
 from pharos.ops.masks import Causal, Mask, Window
 from pharos.ops.native import (
+    MOST_ROWS,
     Matrices,
     NativeBlocks,
     NativeMatrix,
@@ -83,8 +84,9 @@ class NativeLlama(Llama):
         mask: Mask | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
+        is_few = ids_BT.numel() <= MOST_ROWS  # else the embedding is looked up below, once
         is_paged = hasattr(cache, "pages") and (mask is None or type(mask) is Causal)
-        if cache is not None and is_paged and _parts(self) == self._parts:
+        if cache is not None and is_few and is_paged and _parts(self) == self._parts:
             kvs_2GPCK, batch = cast(Paged, cache).pages()
             x_BTD: Tensor = self.embedding(ids_BT)
             if self.native.takes(x_BTD, kvs_2GPCK):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pharos.ops.native import library
+from pharos.ops.native.build import BuildError, find_compiler
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +20,11 @@ def _restored_threads() -> Iterator[None]:
 def native() -> None:
     if library() is None:
         pytest.skip("there are no native kernels here")
+
+
+@pytest.fixture
+def compiler() -> None:
+    try:
+        find_compiler()
+    except BuildError:
+        pytest.skip("there is no C compiler")
