@@ -104,6 +104,10 @@ def serve(
         bool,
         typer.Option("--prefix-cache/--no-prefix-cache", help="Keep what prompts begin with."),
     ] = True,
+    cuda_graphs: Annotated[
+        bool,
+        typer.Option("--cuda-graphs/--no-cuda-graphs", help="On a GPU, replay steps that write."),
+    ] = True,
     speculate: Annotated[
         bool,
         typer.Option("--speculate", help="Guess tokens from the text so far, where it pays."),
@@ -182,6 +186,7 @@ def serve(
         quantization=quantization,
         pooling=pooling,
         tensor_parallel=tensor_parallel,
+        cuda_graphs=cuda_graphs,
         speculation=(
             SpeculationConfig(draft_model=draft_model, max_drafts=max_drafts)
             if speculate or draft_model is not None

@@ -140,52 +140,53 @@ class Rope:
     def rotation(self, positions_BT: Tensor, *, dtype: torch.dtype = torch.float32) -> Rotation:
         """The rotation at these positions, computed in float32 and given in `dtype`."""
         frequencies, sharpness = self.frequencies(positions_BT.amax(dim=1, keepdim=True) + 1)
-        angle_BTP = positions_BT[..., None].float() * frequencies.to(positions_BT.device)
+        angle_BTP = positions_BT[..., None].float() * frequencies
         cos, sin = angle_BTP.cos() * sharpness, angle_BTP.sin() * sharpness
         return Rotation(cos.to(dtype), sin.to(dtype))
 
     def frequencies(self, length_B1: Tensor) -> tuple[Tensor, float]:
         """Radians per position of each pair, for sequences of these lengths, and the factor on
-        cosines and sines: `[width / 2]`, or `[B, 1, width / 2]` where the length matters."""
-        scaling = self.scaling
+        cosines and sines: `[width / 2]`, or `[B, 1, width / 2]` where the length matters. They are
+        computed where the lengths are: a pass that is recorded as a CUDA graph copies nothing from
+        the host."""
+        scaling, plain_P = self.scaling, self._plain(self.theta, length_B1.device)
         if scaling is None:
-            return self._plain(self.theta), 1.0
+            return plain_P, 1.0
         if scaling.kind == "linear":
-            return self._plain(self.theta) / scaling.factor, 1.0
+            return plain_P / scaling.factor, 1.0
         if scaling.kind == "dynamic":
             return self._dynamic(scaling, length_B1), 1.0
         if scaling.kind == "llama3":
-            return self._llama3(scaling), 1.0
-        return self._yarn(scaling)
+            return self._llama3(scaling, plain_P), 1.0
+        return self._yarn(scaling, plain_P)
 
-    def _plain(self, theta: float | Tensor) -> Tensor:
-        exponents_P = torch.arange(0, self.width, 2, dtype=torch.int64).float() / self.width
-        frequencies_P: Tensor = 1.0 / theta**exponents_P
+    def _plain(self, theta: float | Tensor, device: torch.device) -> Tensor:
+        steps_P = torch.arange(0, self.width, 2, dtype=torch.int64, device=device)
+        frequencies_P: Tensor = 1.0 / theta ** (steps_P.float() / self.width)
         return frequencies_P
 
     def _dynamic(self, scaling: RopeScaling, length_B1: Tensor) -> Tensor:
         trained = scaling.original_max_positions
-        reach_B1 = length_B1.clamp(min=trained).cpu() / trained
+        reach_B1 = length_B1.clamp(min=trained) / trained
         stretch_B1 = scaling.factor * reach_B1 - (scaling.factor - 1)
         theta_B1 = self.theta * stretch_B1 ** (self.width / (self.width - 2))
-        return self._plain(theta_B1[..., None])
+        return self._plain(theta_B1[..., None], length_B1.device)
 
-    def _llama3(self, scaling: RopeScaling) -> Tensor:
+    def _llama3(self, scaling: RopeScaling, frequencies_P: Tensor) -> Tensor:
         """Wavelengths above a bound are stretched, those below another kept, a blend between."""
-        frequencies_P = self._plain(self.theta)
         turns_P = scaling.original_max_positions * frequencies_P / (2 * math.pi)
         span = scaling.high_freq_factor - scaling.low_freq_factor
         kept_P = ((turns_P - scaling.low_freq_factor) / span).clamp(0.0, 1.0)
         return (1 - kept_P) * frequencies_P / scaling.factor + kept_P * frequencies_P
 
-    def _yarn(self, scaling: RopeScaling) -> tuple[Tensor, float]:
+    def _yarn(self, scaling: RopeScaling, frequencies_P: Tensor) -> tuple[Tensor, float]:
         low, high = self._pair_turning(scaling.beta_fast), self._pair_turning(scaling.beta_slow)
         if scaling.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, self.width - 1)
-        ramp_P = (torch.arange(self.width // 2).float() - low) / max(high - low, 1e-3)
+        pairs_P = torch.arange(self.width // 2, device=frequencies_P.device)
+        ramp_P = (pairs_P.float() - low) / max(high - low, 1e-3)
         kept_P = 1.0 - ramp_P.clamp(0.0, 1.0)
-        frequencies_P = self._plain(self.theta)
         stretched_P = frequencies_P / scaling.factor
         return (1 - kept_P) * stretched_P + kept_P * frequencies_P, _yarn_sharpness(scaling)
 

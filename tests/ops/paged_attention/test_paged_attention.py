@@ -1,7 +1,7 @@
 """Blocks give what one stretch of memory gives: any tables, any mix of sequences in a batch."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from pharos.ops.attention.triton import can_use_triton
 from pharos.ops.masks import Causal, Documents, Full, Mask, Window
 from pharos.ops.paged_attention import (
+    DecodeBatch,
     FlatBatch,
     Segment,
     flat_batch,
@@ -36,7 +37,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 class Problem(NamedTuple):
     q_NHK: Tensor
     kv_2GPCK: Tensor
-    batch: FlatBatch
+    batch: Any
     mask: Mask
     bias: DistanceBias | None
     scale: float | None
@@ -59,10 +60,12 @@ class Problem(NamedTuple):
 
 
 @st.composite
-def problems(draw: st.DrawFn, *, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> Problem:
+def problems(
+    draw: st.DrawFn, *, dtypes: tuple[torch.dtype, ...] = (torch.float32,), most_rows: int = 12
+) -> Problem:
     size, groups = draw(st.sampled_from((1, 3, 4, 16))), draw(st.sampled_from((1, 2)))
     heads = groups * draw(st.sampled_from((1, 3)))
-    sizes = st.tuples(st.integers(0, LONGEST), st.integers(1, 12))
+    sizes = st.tuples(st.integers(0, LONGEST), st.integers(1, most_rows))
     asked = draw(st.lists(sizes, min_size=1, max_size=6))
     counts = [-(-(start + length) // size) for start, length in asked]
     num_blocks = sum(counts) + 3
@@ -134,6 +137,47 @@ def test_keys_split_among_programs_equal_the_plain_twin(window: int | None) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(triton, "SPLIT", 64)
         out = problem.attend_with_triton()
+    assert_close(out, problem.attend(plain_paged_attention))
+
+
+def as_decoded(problem: Problem, *, num_spare: int) -> Problem:
+    """The same of sequences with one row each, of which only tensors tell; with room for more."""
+    segments = problem.batch.segments
+    most = max(len(segment.table) for segment in segments) + num_spare
+    blocks = [[*segment.table, *[0] * (most - len(segment.table))] for segment in segments]
+    positions = torch.tensor([segment.start for segment in segments])
+    told_NX = torch.tensor(blocks, dtype=torch.int32)
+    told_NX = torch.cat((torch.zeros_like(told_NX[:, :1]), told_NX), dim=1)  # a part of a tensor
+    batch = DecodeBatch(positions, told_NX[:, 1:], block_size=problem.batch.block_size)
+    return problem._replace(batch=batch)
+
+
+@settings(deadline=None, max_examples=40)
+@given(problem=problems(most_rows=1), num_spare=st.integers(0, 3))
+def test_sequences_that_only_tensors_tell_of_equal_the_plain_twin(
+    problem: Problem, num_spare: int
+) -> None:
+    forget_what_was_not_written(problem)
+    decoded = as_decoded(problem, num_spare=num_spare)
+    expected = problem.attend(plain_paged_attention)
+    torch.testing.assert_close(decoded.attend(paged_attention), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(decoded.batch.slots_N, problem.batch.slots_N)
+
+
+@interpreted
+@settings(deadline=None, max_examples=8)
+@given(
+    problem=problems(dtypes=(torch.float32, torch.float16), most_rows=1),
+    num_spare=st.sampled_from((0, 40)),
+)
+def test_interpreted_kernels_read_sequences_that_only_tensors_tell_of(
+    problem: Problem, num_spare: int
+) -> None:
+    """Also where the longest could have more splits than any of them has."""
+    forget_what_was_not_written(problem)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton, "SPLIT", 64)
+        out = as_decoded(problem, num_spare=num_spare).attend_with_triton()
     assert_close(out, problem.attend(plain_paged_attention))
 
 

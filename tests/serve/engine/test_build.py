@@ -8,8 +8,11 @@ from pharos.models.doubles import tiny_llama
 from pharos.models.generation import Generation
 from pharos.models.heads import CausalLM
 from pharos.models.load import load_model, new_model, save_model
+from pharos.serve.engine import build
 from pharos.serve.engine.build import EngineConfig, SpeculationConfig, build_engine, engine_over
+from pharos.serve.engine.decode_graphs import GraphSizes
 from pharos.serve.engine.engine import Engine
+from pharos.serve.engine.paged_kv import block_bytes
 from pharos.serve.engine.request import Output, Request
 from pharos.serve.engine.scheduler import SchedulerConfig
 
@@ -51,6 +54,20 @@ def test_the_memory_that_there_is_has_room_for_all_that_may_run_and_no_more() ->
     engine = engine_over(tiny_llama(), None, EngineConfig(scheduler=scheduling))
     assert engine.scheduler.pool.num_blocks == 3 * 7
     assert engine.max_len == 100
+
+
+def test_what_cuda_graphs_hold_is_not_given_to_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_llama()
+    graphs = GraphSizes.up_to(8, max_len=512)
+    size = block_bytes(model.body.attention_shapes(), block_size=16)
+    budget = 200 * size + graphs.num_bytes(model, 16)
+    monkeypatch.setattr(build, "free_memory", lambda device: budget)
+    engine = engine_over(model, None, EngineConfig(), graphs=graphs)
+    assert engine.scheduler.pool.num_blocks == 200
+
+
+def test_cuda_graphs_are_for_gpus() -> None:
+    assert engine_over(tiny_llama(), None, EngineConfig(num_blocks=20)).runner.graphs is None
 
 
 def test_the_longest_sequence_is_what_the_model_was_made_for() -> None:

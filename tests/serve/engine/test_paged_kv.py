@@ -51,6 +51,12 @@ def test_a_block_takes_what_its_tensors_take() -> None:
     assert kv.num_bytes == 6 * block_bytes(SHAPES, block_size=4, dtype=torch.bfloat16)
 
 
+def test_the_scratch_block_is_none_of_those_that_are_given_out() -> None:
+    kv = PagedKV(SHAPES, num_blocks=6, block_size=4, with_scratch=True)
+    assert (kv.num_blocks, kv.scratch_block) == (6, 6)
+    assert kv.num_bytes == 7 * block_bytes(SHAPES, block_size=4)
+
+
 def test_a_budget_is_filled_with_blocks() -> None:
     size = block_bytes(SHAPES, block_size=4)
     assert num_blocks_in(10 * size + 1, SHAPES, block_size=4, max_tokens=40) == 10

@@ -9,7 +9,8 @@ sequence, the new ones included, are in the blocks that its table names.
         store(kv, k, v, batch)
         out = paged_attention(q, kv, batch, mask=Causal())
 
-On a CPU the keys are read where they are (`views.py`), on a GPU by Triton kernels (`triton.py`).
+On a CPU the keys are read where they are (`views.py`), on a GPU by Triton kernels (`triton.py`). A
+`DecodeBatch` is one whose sequences only the device knows.
 
 The keys of a head lie together, `[2, G, P, C, K]`, and not those of a token: what is read at a time
 is a head's, and a processor is much faster where that is one stretch of memory (1.6 times, with
@@ -27,12 +28,14 @@ from torch import Tensor
 from pharos.ops.attention import attention
 from pharos.ops.attention.triton import can_use_triton
 from pharos.ops.masks import Both, Causal, Mask, Window
+from pharos.ops.paged_attention.decode_batch import DecodeBatch, attend_gathered
 from pharos.ops.paged_attention.flat_batch import FlatBatch, Segment
 from pharos.ops.paged_attention.triton import attend_with_triton
 from pharos.ops.paged_attention.views import attend_in_place
 from pharos.ops.positions import DistanceBias
 
 __all__ = [
+    "DecodeBatch",
     "FlatBatch",
     "Segment",
     "look_back",
@@ -42,7 +45,7 @@ __all__ = [
 ]
 
 
-def store(kv_2GPCK: Tensor, k_GNK: Tensor, v_GNK: Tensor, batch: FlatBatch) -> None:
+def store(kv_2GPCK: Tensor, k_GNK: Tensor, v_GNK: Tensor, batch: FlatBatch | DecodeBatch) -> None:
     """Put the keys and values of a flat batch where its sequences' tables say."""
     kv_2GSK = kv_2GPCK.flatten(2, 3)
     kv_2GSK[0].index_copy_(1, batch.slots_N, k_GNK)
@@ -52,7 +55,7 @@ def store(kv_2GPCK: Tensor, k_GNK: Tensor, v_GNK: Tensor, batch: FlatBatch) -> N
 def paged_attention(
     q_NHK: Tensor,
     kv_2GPCK: Tensor,
-    batch: FlatBatch,
+    batch: FlatBatch | DecodeBatch,
     *,
     mask: Mask,
     bias: DistanceBias | None = None,
@@ -61,9 +64,12 @@ def paged_attention(
     """Each row over the stored keys of its own sequence, `[N, H, K]`. Mask and bias go by the
     tokens' positions in their sequence. Raises ValueError for a mask that lets a token see later
     ones, or is not a window."""
-    on_gpu = q_NHK.is_cuda and can_use_triton(q_NHK[None])
-    attend = attend_with_triton if on_gpu else attend_in_place
-    return attend(q_NHK, kv_2GPCK, batch, look_back=look_back(mask), bias=bias, scale=scale)
+    reach = look_back(mask)
+    if q_NHK.is_cuda and can_use_triton(q_NHK[None]):
+        return attend_with_triton(q_NHK, kv_2GPCK, batch, look_back=reach, bias=bias, scale=scale)
+    if isinstance(batch, DecodeBatch):
+        return attend_gathered(q_NHK, kv_2GPCK, batch, look_back=reach, bias=bias, scale=scale)
+    return attend_in_place(q_NHK, kv_2GPCK, batch, look_back=reach, bias=bias, scale=scale)
 
 
 def plain_paged_attention(

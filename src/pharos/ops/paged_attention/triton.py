@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pharos.ops.paged_attention.decode_batch import DecodeBatch
 from pharos.ops.paged_attention.flat_batch import FlatBatch
 from pharos.ops.positions import DistanceBias
 
@@ -44,7 +45,7 @@ class _Tiling(NamedTuple):
 def attend_with_triton(
     q_NHK: Tensor,
     kv_2GPCK: Tensor,
-    batch: FlatBatch,
+    batch: FlatBatch | DecodeBatch,
     *,
     look_back: int | None,
     bias: DistanceBias | None,
@@ -53,7 +54,7 @@ def attend_with_triton(
     """Each row over the stored keys of its own sequence, `[N, H, K]`; of those before it over
     `look_back` (None: all)."""
     shared = q_NHK.shape[1] // kv_2GPCK.shape[1]
-    tiling = batch.once(("triton", shared), lambda: _tiling(batch, shared))
+    tiling = _tiling_of(batch, shared)
     call = _Call(q_NHK.contiguous(), kv_2GPCK, batch.block_size, look_back, bias, scale)
     if tiling.split is not None:
         call.attend_in_splits(tiling.split, tiling.blocks_BM)
@@ -96,7 +97,7 @@ class _Call:
             table_HR = (bias.values_HR.expand(heads, -1).float() * LOG2_E).contiguous()
             self.bias = self.kernels.Bias(table_HR, bias.zero, table_HR.shape[1])
         self.block_size = block_size
-        self.width = max(1 << (width - 1).bit_length(), 16)
+        self.width = _padded(width)
         self.keys_in_tile = 64 if self.width <= 64 or q_NHK.element_size() == 2 else 32
 
     def attend(self, tasks: _Tasks, blocks_BM: Tensor) -> None:
@@ -148,11 +149,25 @@ class _Call:
         )
 
     def _tables(self, tasks: _Tasks, blocks_BM: Tensor) -> Any:
-        return self.kernels.Tables(tasks.tasks_J4, blocks_BM, blocks_BM.shape[1])
+        return self.kernels.Tables(tasks.tasks_J4, blocks_BM, blocks_BM.stride(0))
+
+
+def decode_bytes(num_rows: int, longest: int, *, heads: int, groups: int, width: int) -> int:
+    """What the splits of a `DecodeBatch` take while they are computed: room for as many as its
+    longest sequence can have, in float32."""
+    numbers = _few(heads // groups) * (_padded(width) + 2)
+    return num_rows * groups * -(-longest // SPLIT) * numbers * 4
+
+
+def _tiling_of(batch: FlatBatch | DecodeBatch, shared: int) -> _Tiling:
+    if isinstance(batch, DecodeBatch):
+        tasks = _Tasks(batch.tasks_N4, _few(shared), batch.longest)
+        return _Tiling(tasks, None, batch.blocks_NM)
+    return batch.once(("triton", shared), lambda: _tiling(batch, shared))
 
 
 def _tiling(batch: FlatBatch, shared: int) -> _Tiling:
-    few, many = max(FEW_ROWS, _power_of_two(shared)), max(MANY_ROWS, _power_of_two(shared))
+    few, many = _few(shared), max(MANY_ROWS, _power_of_two(shared))
     split: list[tuple[int, int, int, int]] = []
     whole: list[tuple[int, int, int, int]] = []
     row = 0
@@ -174,6 +189,16 @@ def _tasks(tasks: list[tuple[int, int, int, int]], rows: int, batch: FlatBatch) 
         return None
     longest = max(position + count for _, _, count, position in tasks)
     return _Tasks(torch.tensor(tasks, dtype=torch.int32, device=batch.device), rows, longest)
+
+
+def _few(shared: int) -> int:
+    """Rows of a tile where keys are split: at least those of one token."""
+    return max(FEW_ROWS, _power_of_two(shared))
+
+
+def _padded(width: int) -> int:
+    """Of a head, as the matrix units take it."""
+    return max(_power_of_two(width), 16)
 
 
 def _power_of_two(count: int) -> int:

@@ -12,6 +12,7 @@ from pharos.data.tokenizer import Tokenizer
 from pharos.models.heads import CausalLM
 from pharos.serve.engine.adapters import AdapterRegistry
 from pharos.serve.engine.block_pool import BlockPool
+from pharos.serve.engine.decode_graphs import DecodeGraphs, GraphSizes, obstacle
 from pharos.serve.engine.draft_model import DraftModelProposer
 from pharos.serve.engine.engine import Engine
 from pharos.serve.engine.followers import Followers, agree_on_least
@@ -50,7 +51,8 @@ class EngineConfig:
     there is memory for, and as sequences could fill), and in `num_host_blocks` of the host's memory
     when those are wanted for others. `dtype`, `device` and `quantization` are those of
     `load_local`. The model is split over `tensor_parallel` processes, each with a GPU of its own if
-    there are any."""
+    there are any. On a GPU, steps that write are replayed as `cuda_graphs`, where the model's can
+    be."""
 
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     block_size: int = 16
@@ -62,6 +64,7 @@ class EngineConfig:
     quantization: Quantization | None = None
     pooling: Pooling = "last"
     tensor_parallel: int = 1
+    cuda_graphs: bool = True
     speculation: SpeculationConfig | None = None
 
 
@@ -144,11 +147,13 @@ def engine_over(
     draft_model: CausalLM | None = None,
     speculation: Speculation | None = None,
     followers: Followers | None = None,
+    graphs: GraphSizes | None = None,
 ) -> Engine:
     """An engine over a model that is loaded. Without a tokenizer, its outputs have no text. A split
-    model has its other parts in `followers`, and takes no adapters. `speculation` stands in for
-    what the config asks for."""
-    kv = _make_kv(model, config, draft_model)
+    model has its other parts in `followers`, and takes no adapters. `speculation` and `graphs`
+    stand in for what the config asks for."""
+    graphs = graphs or _graph_sizes(model, config)
+    kv = _make_kv(model, config, draft_model, graphs)
     pool = BlockPool(
         kv.num_blocks,
         config.block_size,
@@ -163,6 +168,7 @@ def engine_over(
             pooling=config.pooling,
             adapters=AdapterRegistry(model) if followers is None else None,
             followers=followers,
+            graphs=None if graphs is None else DecodeGraphs(model, kv, graphs),
         ),
         tokenizer=tokenizer,
         compiler=_compiler(model, tokenizer),
@@ -205,16 +211,34 @@ def _max_len(model: CausalLM, config: SchedulerConfig) -> int | None:
     return asked
 
 
+def _graph_sizes(model: CausalLM, config: EngineConfig) -> GraphSizes | None:
+    """None where there are to be no graphs."""
+    is_on_gpu = model.body.embedding.weight.is_cuda
+    if not (config.cuda_graphs and is_on_gpu and config.tensor_parallel == 1):
+        return None
+    reason = obstacle(model)
+    if reason is not None:
+        log.info("steps are not recorded as CUDA graphs: %s", reason)
+        return None
+    scheduling = _scheduling(model, config)
+    return GraphSizes.up_to(scheduling.max_num_seqs, max_len=scheduling.max_model_len)
+
+
 def _scheduling(model: CausalLM, config: EngineConfig) -> SchedulerConfig:
     return replace(config.scheduler, max_model_len=_max_len(model, config.scheduler))
 
 
-def _make_kv(model: CausalLM, config: EngineConfig, draft_model: CausalLM | None = None) -> PagedKV:
+def _make_kv(
+    model: CausalLM,
+    config: EngineConfig,
+    draft_model: CausalLM | None = None,
+    graphs: GraphSizes | None = None,
+) -> PagedKV:
     """Of a split model, the keys of this process's heads; equally many blocks everywhere. The keys
-    of a draft model find room beside them."""
+    of a draft model find room beside them, and so do graphs."""
     num_blocks = config.num_blocks
     if num_blocks is None:
-        num_blocks = _num_blocks(model, config, draft_model)
+        num_blocks = _num_blocks(model, config, draft_model, graphs)
     if config.tensor_parallel > 1:
         num_blocks = agree_on_least(num_blocks)
     return PagedKV(
@@ -222,19 +246,26 @@ def _make_kv(model: CausalLM, config: EngineConfig, draft_model: CausalLM | None
         num_blocks=num_blocks,
         block_size=config.block_size,
         num_host_blocks=config.num_host_blocks,
+        with_scratch=graphs is not None,
         dtype=model.dtype,
         device=model.body.embedding.weight.device,
     )
 
 
-def _num_blocks(model: CausalLM, config: EngineConfig, draft_model: CausalLM | None) -> int:
+def _num_blocks(
+    model: CausalLM,
+    config: EngineConfig,
+    draft_model: CausalLM | None,
+    graphs: GraphSizes | None,
+) -> int:
     """As many as the memory has room for, but no more than sequences could fill. Processes on CPUs
     share the memory of one machine."""
     device, size = model.body.embedding.weight.device, config.block_size
     sharing = 1 if device.type == "cuda" else config.tensor_parallel
     beside = [] if draft_model is None else draft_model.body.attention_shapes()
+    taken = 0 if graphs is None else graphs.num_bytes(model, size)
     available = num_blocks_in(
-        free_memory(device) // sharing,
+        free_memory(device) // sharing - taken,
         own_shapes(model, config.tensor_parallel) + beside,
         block_size=size,
         max_tokens=config.scheduler.max_model_len or size,

@@ -32,7 +32,8 @@ CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 class PagedKV:
     """`num_blocks` blocks on the device, with the numbers 0 to `num_blocks - 1`, and
-    `num_host_blocks` in the host's memory. What a block holds before it is written is undefined."""
+    `num_host_blocks` in the host's memory; `with_scratch`, one more on the device for what nobody
+    will read. What a block holds before it is written is undefined."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class PagedKV:
         num_blocks: int,
         block_size: int,
         num_host_blocks: int = 0,
+        with_scratch: bool = False,
         dtype: torch.dtype = torch.float32,
         device: torch.device | None = None,
     ) -> None:
@@ -51,18 +53,26 @@ class PagedKV:
             )
         self.num_blocks, self.block_size = num_blocks, block_size
         self.num_host_blocks = num_host_blocks
+        self.with_scratch = with_scratch
         is_pinned = device is not None and device.type == "cuda"
         self.layers_2GPCK: list[Tensor] = []
         self.host_layers_2GPCK: list[Tensor] = []
         for shape in cached(shapes):
             groups, of_block = shape.num_kv_heads, (block_size, shape.head_dim)
-            layer = torch.empty(2, groups, num_blocks, *of_block, dtype=dtype, device=device)
+            on_device = (2, groups, num_blocks + with_scratch, *of_block)
+            layer = torch.empty(on_device, dtype=dtype, device=device)
             host = torch.empty(
                 2, groups, num_host_blocks, *of_block, dtype=dtype, pin_memory=is_pinned
             )
             self.layers_2GPCK.append(layer)
             self.host_layers_2GPCK.append(host)
         self.device = self.layers_2GPCK[0].device
+
+    @property
+    def scratch_block(self) -> int:
+        """The number of the block that no sequence has."""
+        assert self.with_scratch, "these blocks were made without one"
+        return self.num_blocks
 
     @property
     def num_bytes(self) -> int:

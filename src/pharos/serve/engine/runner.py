@@ -25,6 +25,7 @@ from pharos.ops.masks import Causal, Documents
 from pharos.ops.paged_attention import Segment
 from pharos.serve.engine.adapters import AdapterRegistry
 from pharos.serve.engine.batch import Batch
+from pharos.serve.engine.decode_graphs import DecodeGraphs
 from pharos.serve.engine.followers import Followers
 from pharos.serve.engine.paged_cache import PagedCache
 from pharos.serve.engine.paged_kv import PagedKV
@@ -36,8 +37,9 @@ Pooling = Literal["last", "mean"]
 class Runner:
     """`pooling` says what is the vector of a text: the hidden state of its last token, which alone
     has seen all, or the mean of all of them. `adapters` are those of the model, if requests name
-    any; `followers` are the processes that have the other parts of a split one. Raises ValueError
-    for a model whose positions depend on how much is read at once."""
+    any; `followers` are the processes that have the other parts of a split one. `graphs` compute
+    the steps that they take. Raises ValueError for a model whose positions depend on how much is
+    read at once."""
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class Runner:
         pooling: Pooling = "last",
         adapters: AdapterRegistry | None = None,
         followers: Followers | None = None,
+        graphs: DecodeGraphs | None = None,
     ) -> None:
         scaling = getattr(getattr(model.config, "rope", None), "scaling", None)
         if scaling is not None and scaling.kind == "dynamic":
@@ -60,6 +63,7 @@ class Runner:
         self.pooling = pooling
         self.adapters = adapters
         self.followers = followers
+        self.graphs = graphs
         self.device = model.body.embedding.weight.device
 
     def move(self, moves: list[Move]) -> None:
@@ -94,6 +98,8 @@ class Runner:
             return self.compute(batch)
 
     def _logits(self, batch: Batch) -> Tensor:
+        if self.graphs is not None and self.graphs.take(batch):
+            return self.model.logits(self.graphs.run(batch)).float()
         segments = [Segment(row.blocks, row.start, len(row.ids)) for row in batch.rows]
         with self._through_adapters(batch, [len(row.ids) for row in batch.rows]):
             x_1ND: Tensor = self.model.body(
