@@ -14,7 +14,7 @@ from pharos.adapt import Adapters, LoraConfig
 from pharos.core import SamplingParams
 from pharos.models.heads import CausalLM
 from pharos.models.load import build_model
-from pharos.ops.native import library
+from pharos.ops.native import NativeBlocks, library
 from pharos.ops.native.load import SWITCH
 from pharos.ops.paged_attention import Segment
 from pharos.quant import METHODS, convert
@@ -77,7 +77,9 @@ def pair(family: str, method: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Cau
 @torch.inference_mode()
 def written(model: CausalLM, passes: Sequence[Sequence[Segment]]) -> Tensor:
     """The logits of some passes, one after another."""
-    kv = PagedKV(model.body.attention_shapes(), num_blocks=24, block_size=4, dtype=model.dtype)
+    num_blocks = 1 + max(max(segment.table) for segments in passes for segment in segments)
+    shapes = model.body.attention_shapes()
+    kv = PagedKV(shapes, num_blocks=num_blocks, block_size=4, dtype=model.dtype)
     generator, logits = torch.Generator().manual_seed(1), []
     for segments in passes:
         positions = [s.start + i for s in segments for i in range(s.num_tokens)]
@@ -115,6 +117,26 @@ def test_what_is_read_is_embedded_once_by_either_way(monkeypatch: pytest.MonkeyP
     ours.body.embedding.register_forward_hook(lambda _, ids, __: embedded.append(ids[0].numel()))
     written(ours, PASSES)
     assert embedded == [sum(segment.num_tokens for segment in batch) for batch in PASSES]
+
+
+@pytest.mark.parametrize("method", NATIVE)
+@pytest.mark.parametrize("num_sequences", [7, 16, 33, 64])
+def test_many_sequences_at_a_time_get_the_twins_logits(
+    num_sequences: int, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, twin = pair("llama", method, monkeypatch)
+    tables = [[2 * n, 2 * n + 1] for n in range(num_sequences)]
+    passes = [[Segment(table, 0, 5 + n % 3) for n, table in enumerate(tables)]]
+    passes += [[Segment(table, 5 + n % 3, 1) for n, table in enumerate(tables)]]
+    similar = torch.cosine_similarity(written(ours, passes), written(twin, passes), dim=-1)
+    assert similar.min() > (0.99 if method == "w8a8" else 0.998)
+
+
+def test_a_prompt_goes_the_usual_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However short: its tokens share their keys, and the kernels would read them for each."""
+    ours, twin = pair("llama", "w8a8", monkeypatch)
+    monkeypatch.setattr(NativeBlocks, "__call__", None)
+    assert torch.equal(written(ours, PASSES[:1]), written(twin, PASSES[:1]))
 
 
 @pytest.mark.parametrize("method", NATIVE)

@@ -2,11 +2,11 @@
 
     use_native(model)       # after its linears were converted
 
-Linears that know how their weights lie (`native_matrix`) multiply one to eight rows themselves. The
-body of a Llama, Mistral or Qwen whose linears all do takes such rows through its blocks in one
-call, when it is asked for over paged keys. Everything else goes the usual way: prompts, other
-caches and masks, and a model of which some part has been replaced (by an adapter, or by the share
-of a split one).
+Linears that know how their weights lie (`native_matrix`) multiply few rows themselves: up to eight,
+or 64 where the processor multiplies in tiles (AMX). The body of a Llama, Mistral or Qwen whose
+linears all do takes such rows through its blocks in one call, when it is asked for over paged keys.
+Everything else goes the usual way: prompts, other caches and masks, and a model of which some part
+has been replaced (by an adapter, or by the share of a split one).
 
 Shapes: B sequences, T tokens, D hidden width.
 """
@@ -22,7 +22,6 @@ from pharos.models.llama import Llama, LlamaBlock
 from pharos.ops.feed_forward import GatedFeedForward
 from pharos.ops.masks import Causal, Mask, Window
 from pharos.ops.native import (
-    MOST_ROWS,
     Matrices,
     NativeBlocks,
     NativeMatrix,
@@ -35,6 +34,9 @@ from pharos.ops.norms import RMSNorm
 from pharos.ops.paged_attention import FlatBatch
 
 SILU = ("silu", "swish")
+MOST_OF_ONE = 8
+"""So many tokens of one sequence are no prompt yet; tokens of a prompt share the keys they see, and
+the kernels would read these for each of them."""
 
 
 @runtime_checkable
@@ -84,12 +86,12 @@ class NativeLlama(Llama):
         mask: Mask | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        is_few = ids_BT.numel() <= MOST_ROWS  # else the embedding is looked up below, once
+        is_few = ids_BT.numel() <= self.native.most_rows(self.dtype)
         is_paged = hasattr(cache, "pages") and (mask is None or type(mask) is Causal)
         if cache is not None and is_few and is_paged and _parts(self) == self._parts:
             kvs_2GPCK, batch = cast(Paged, cache).pages()
-            x_BTD: Tensor = self.embedding(ids_BT)
-            if self.native.takes(x_BTD, kvs_2GPCK):
+            has_prompts = any(each.num_tokens > MOST_OF_ONE for each in batch.segments)
+            if not has_prompts and self.native.takes(x_BTD := self.embedding(ids_BT), kvs_2GPCK):
                 if positions_BT is None:
                     positions_BT = next_positions(ids_BT, cache)
                 rotate = self.config.rope.rotation(positions_BT, dtype=x_BTD.dtype)

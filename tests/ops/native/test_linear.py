@@ -6,6 +6,7 @@ Shapes: N rows, I inputs, O outputs.
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,19 +22,15 @@ from pharos.ops.int8 import (
     quantize_weight,
 )
 from pharos.ops.linear import pack_weight, plain_linear
-from pharos.ops.native import (
-    MOST_ROWS,
-    NativeMatrix,
-    bf16_matrix,
-    int8_matrix,
-    int8_rows_matrix,
-)
+from pharos.ops.native import NativeMatrix, bf16_matrix, int8_matrix, int8_rows_matrix
 from pharos.ops.native import linear as linear_module
 
 pytestmark = pytest.mark.usefixtures("native")
 
 SIZES = [(1, 4), (16, 64), (33, 36), (64, 896), (100, 72), (300, 60), (31, 1200)]
 sizes = pytest.mark.parametrize("size", SIZES, ids=str)
+NUM_ROWS = (*range(1, 10), 15, 16, 17, 31, 32, 33, 48, 49, 63, 64)
+"""With a tile full, nearly, and just no longer."""
 Twin = Callable[[Tensor], Tensor]
 
 
@@ -80,6 +77,10 @@ def in_bytes(size: tuple[int, int]) -> tuple[NativeMatrix, Twin]:
     return matrix, twin
 
 
+def few(matrix: NativeMatrix, dtype: torch.dtype) -> list[int]:
+    return [num_rows for num_rows in NUM_ROWS if num_rows <= matrix.most_rows(dtype)]
+
+
 KINDS = {"bf16": in_bf16, "w8a16": in_bytes_by_rows, "w8a8": in_bytes}
 kinds = pytest.mark.parametrize("kind", KINDS)
 
@@ -88,9 +89,9 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 @sizes
 def test_every_number_of_rows_equals_the_plain_twin(kind: str, size: tuple[int, int]) -> None:
     matrix, twin = KINDS[kind](size)
-    for num_rows in range(1, MOST_ROWS + 1):
-        torch.set_num_threads(1 + num_rows % 2)
-        for dtype, tolerance in ((torch.bfloat16, 0.02), (torch.float32, 1e-4)):
+    for dtype, tolerance in ((torch.bfloat16, 0.02), (torch.float32, 1e-4)):
+        for num_rows in few(matrix, dtype):
+            torch.set_num_threads(1 + num_rows % 2)
             x_NI = torch.randn(num_rows, size[1]).to(dtype)
             expected = twin(x_NI)
             most = tolerance * max(1.0, size[1] ** 0.5)
@@ -100,11 +101,11 @@ def test_every_number_of_rows_equals_the_plain_twin(kind: str, size: tuple[int, 
 @kinds
 def test_a_row_depends_neither_on_its_neighbours_nor_on_the_threads(kind: str) -> None:
     matrix, _ = KINDS[kind]((100, 72))
-    x_NI = torch.randn(MOST_ROWS, 72).bfloat16()
+    x_NI = torch.randn(matrix.most_rows(torch.bfloat16), 72).bfloat16()
     torch.set_num_threads(1)
-    alone = torch.cat([matrix(x_NI[n : n + 1]) for n in range(MOST_ROWS)])
+    alone = torch.cat([matrix(x_NI[n : n + 1]) for n in range(len(x_NI))])
     torch.set_num_threads(3)
-    for num_rows in range(1, MOST_ROWS + 1):
+    for num_rows in few(matrix, torch.bfloat16):
         assert torch.equal(matrix(x_NI[:num_rows]), alone[:num_rows])
 
 
@@ -114,10 +115,27 @@ def test_dynamic_bytes_are_multiplied_as_by_onednn_bit_for_bit() -> None:
     packed_OI, scale_O = pack_int8_weight(codes_OI), scale_O / 127
     matrix = int8_matrix(packed_OI, scale_O, None)
     assert matrix is not None
-    x_NI = torch.randn(8, 896).bfloat16() * torch.logspace(-3, 3, 8)[:, None].bfloat16()
-    q_NI, most_N1 = quantize_around_zero(x_NI)
-    theirs = int8_matmul(q_NI, packed_OI, scale_O, zero=ZERO, dtype=torch.bfloat16)
-    assert torch.equal(matrix(x_NI), theirs.mul_(most_N1))
+    for num_rows in few(matrix, torch.bfloat16):
+        spread_N1 = torch.logspace(-3, 3, num_rows)[:, None]
+        x_NI = (torch.randn(num_rows, 896) * spread_N1).bfloat16()
+        q_NI, most_N1 = quantize_around_zero(x_NI)
+        theirs = int8_matmul(q_NI, packed_OI, scale_O, zero=ZERO, dtype=torch.bfloat16)
+        assert torch.equal(matrix(x_NI), theirs.mul_(most_N1))
+
+
+def test_values_halfway_between_two_bytes_are_rounded_as_torch_rounds_them() -> None:
+    in_bytes((64, 64))  # skips where they are not
+    codes_OI, scale_O = quantize_weight(torch.eye(64))
+    packed_OI, scale_O = pack_int8_weight(codes_OI), scale_O / 127
+    matrix = int8_matrix(packed_OI, scale_O, None)
+    assert matrix is not None
+    halves_I = (torch.arange(64) * 2 - 63.5) / 127
+    for most in torch.rand(200, 1, generator=torch.Generator().manual_seed(0)) + 0.5:
+        x_1I = (halves_I * most)[None]
+        x_1I[0, 0] = most
+        q_1I, most_11 = quantize_around_zero(x_1I)
+        theirs = int8_matmul(q_1I, packed_OI, scale_O, zero=ZERO)
+        assert torch.equal(matrix(x_1I), theirs.mul_(most_11))
 
 
 @kinds
@@ -132,15 +150,18 @@ def test_dimensions_and_strides_are_kept(kind: str) -> None:
 def test_what_is_no_number_stays_none() -> None:
     for kind in ("bf16", "w8a16"):
         matrix, _ = KINDS[kind]((33, 36))
-        x_NI = torch.randn(2, 36).bfloat16()
-        x_NI[1, 5] = torch.nan
-        found = matrix(x_NI)
-        assert found[0].isfinite().all()
-        assert found[1].isnan().all()
+        for num_rows in few(matrix, torch.bfloat16):
+            x_NI = torch.randn(num_rows, 36).bfloat16()
+            x_NI[-1, 5] = torch.nan
+            found = matrix(x_NI)
+            assert found[:-1].isfinite().all()
+            assert found[-1].isnan().all()
 
 
-def test_one_to_eight_rows_on_a_cpu_are_taken() -> None:
+def test_few_rows_on_a_cpu_are_taken() -> None:
     matrix, _ = in_bytes_by_rows((16, 64))
+    assert matrix.most_rows(torch.float32) == 8
+    assert matrix.most_rows(torch.float16) == 0
     assert matrix.takes(torch.zeros(8, 64))
     assert matrix.takes(torch.zeros(2, 4, 64).bfloat16())
     assert not matrix.takes(torch.zeros(9, 64))
@@ -148,6 +169,16 @@ def test_one_to_eight_rows_on_a_cpu_are_taken() -> None:
     assert not matrix.takes(torch.zeros(1, 64).half())
     assert not matrix.takes(torch.zeros(1, 64, requires_grad=True))
     assert not matrix.takes(torch.zeros(1, 64, device="meta"))
+
+
+def test_tiles_take_more_rows_but_not_of_floats() -> None:
+    matrix, _ = in_bf16((16, 64))
+    if "amx_bf16" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this CPU has no tiles")
+    assert matrix.most_rows(torch.float32) == 8
+    assert matrix.takes(torch.zeros(64, 64).bfloat16())
+    assert not matrix.takes(torch.zeros(65, 64).bfloat16())
+    assert not matrix.takes(torch.zeros(9, 64))
 
 
 def test_weights_that_lie_otherwise_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

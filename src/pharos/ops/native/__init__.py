@@ -1,15 +1,15 @@
 """Few rows on a CPU by our own kernels in C (`kernels.c`), compiled where they run.
 
-A pass over one to eight tokens reads all weights and computes next to nothing, so the memory's
-speed is the limit, and each call of torch that stands beside a product shows. For such passes there
-are two native ones: through a linear (`linear.py`), and through all blocks of a model of the Llama
-family (`blocks.py`). Torch's own path stays beside both: for more rows, for whatever the kernels do
-not know, and where there is no compiler. `PHAROS_NATIVE=0` in the environment leaves it alone.
+A pass over a few tokens reads all weights and computes next to nothing, so the memory's speed is
+the limit, and each call of torch that stands beside a product shows. Few are up to eight, or 64 on
+a processor that multiplies in tiles (AMX). For such passes there are two native ones: through a
+linear (`linear.py`), and through all blocks of a model of the Llama family (`blocks.py`). Torch's
+own path stays beside both: for more rows, for whatever the kernels do not know, and where there is
+no compiler. `PHAROS_NATIVE=0` in the environment leaves it alone.
 """
 
 from pharos.ops.native.blocks import Matrices, NativeBlocks, NativePass, Norm, Parts
 from pharos.ops.native.linear import (
-    MOST_ROWS,
     NativeMatrix,
     bf16_matrix,
     int8_matrix,
@@ -18,7 +18,6 @@ from pharos.ops.native.linear import (
 from pharos.ops.native.load import library
 
 __all__ = [
-    "MOST_ROWS",
     "Matrices",
     "NativeBlocks",
     "NativeMatrix",

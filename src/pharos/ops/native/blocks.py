@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pharos.ops.native.linear import DTYPES, MOST_ROWS, NativeMatrix, address_of
+from pharos.ops.native.linear import DTYPES, NativeMatrix, address_of
 from pharos.ops.native.load import Library
 from pharos.ops.native.structures import Block, Pass
 from pharos.ops.paged_attention.flat_batch import FlatBatch
@@ -94,16 +94,23 @@ class NativeBlocks:
     def __init__(self, loaded: Library, blocks: Sequence[Parts]) -> None:
         self._library, self._kept = loaded, [(parts, _norms(parts)) for parts in blocks]
         self.structs = (Block * len(blocks))(*(_struct(*kept) for kept in self._kept))
+        matrices = [matrix for parts in blocks for matrix in parts.matrices]
+        self._most_rows = {
+            dtype: min(matrix.most_rows(dtype) for matrix in matrices) for dtype in DTYPES
+        }
         first = self.structs[0]
         self.cached = len(blocks), first.num_groups, first.head_dim
 
+    def most_rows(self, dtype: torch.dtype) -> int:
+        """As many as all of their matrices take."""
+        return self._most_rows.get(dtype, 0)
+
     def takes(self, x_1ND: Tensor, kvs_2GPCK: Sequence[Tensor]) -> bool:
-        """Whether `x` is one to eight rows of a flat batch, and the keys are of its type."""
+        """Whether `x` is a few rows of a flat batch, and the keys are of its type."""
         batch, num_rows, _ = x_1ND.shape
         return (
             batch == 1
-            and 0 < num_rows <= MOST_ROWS
-            and x_1ND.dtype in DTYPES
+            and 0 < num_rows <= self.most_rows(x_1ND.dtype)
             and x_1ND.dtype == kvs_2GPCK[0].dtype
             and x_1ND.device.type == kvs_2GPCK[0].device.type == "cpu"
             and not (x_1ND.requires_grad and torch.is_grad_enabled())

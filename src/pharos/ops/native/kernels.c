@@ -1,5 +1,5 @@
 /* A few rows through a decoder on a CPU: the weights are read, each once, and everything else is kept
- * so small that it does not show.
+ * so small that it does not show. Few are eight, or 64 where the processor multiplies in tiles.
  *
  * Two entries: `pharos_linear` multiplies a few rows with one matrix, `pharos_blocks` takes them
  * through the blocks of a model of the Llama family, attention over paged keys included. A block is
@@ -25,6 +25,14 @@
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
+#endif
+
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#define HAS_TILES 1
+#else
+#define HAS_TILES 0
 #endif
 
 #define LANES 16
@@ -162,14 +170,51 @@ INLINE float exponential(float x)
     return x < -87.0f ? 0.0f : p * power;
 }
 
+/* ---- tiles ---- */
+
+#define TILE_ROWS 16
+#define TILE_BYTES 64 /* of a row */
+#define MOST_ROWS (HAS_TILES ? 64 : 8)
+
+static int tiles_are_ours; /* asked for once, when the library is loaded */
+
+#if HAS_TILES
+__attribute__((constructor)) static void ask_for_tiles(void)
+{
+    enum { REQUEST = 0x1023, TILE_DATA = 18 }; /* the system saves tiles for those who asked */
+    tiles_are_ours = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+}
+#endif
+
+/* Whether rows go through this matrix in tiles. In bfloat16, all do, so that a row's numbers do not
+ * depend on how many there are (rows of floats would lose half of their digits); sums of bytes are
+ * the same either way, and four rows faster without. */
+INLINE int in_tiles(const Matrix *matrix, int num_rows, int dtype)
+{
+    int fits = matrix->layout == BF16_PANELS   ? dtype == BFLOAT16
+               : matrix->layout == INT8_PANELS ? num_rows > 4
+                                               : 0;
+    return tiles_are_ours && fits;
+}
+
+/* More rows than that are for others, who take a prompt's. */
+int pharos_most_rows(const Matrix *matrix, int dtype)
+{
+    return in_tiles(matrix, MOST_ROWS, dtype) ? MOST_ROWS : 8;
+}
+
 /* ---- rows as the matrices take them ---- */
 
 INLINE int64_t padded(int64_t count) { return (count + 63) / 64 * 64; }
 
-/* N rows in floats; for INT8_PANELS as bytes around 128, where 127 steps are `most`. */
+/* N rows in floats; for INT8_PANELS also as bytes around 128, where 127 steps are `most`, and for
+ * tiles of BF16_PANELS in bfloat16, in the same memory: there is room for whole tiles of rows. */
 typedef struct {
     float *x_NI;
-    uint8_t *q_NI;
+    union {
+        uint8_t *q_NI;
+        uint16_t *h_NI;
+    };
     float *most_N;
     int64_t stride;
     int num_rows;
@@ -177,14 +222,15 @@ typedef struct {
 
 static int64_t rows_floats(int num_rows, int64_t num_inputs)
 {
-    return padded(num_inputs) * num_rows * 5 / 4 + padded(num_rows);
+    int64_t in_tiles = (num_rows + 15) / 16 * 16;
+    return padded(num_inputs) * (num_rows + in_tiles / 2) + padded(num_rows);
 }
 
 static Rows make_rows(float *memory, int num_rows, int64_t num_inputs)
 {
     int64_t stride = padded(num_inputs);
     float *most_N = memory + stride * num_rows;
-    return (Rows){memory, (uint8_t *)(most_N + padded(num_rows)), most_N, stride, num_rows};
+    return (Rows){memory, {(uint8_t *)(most_N + padded(num_rows))}, most_N, stride, num_rows};
 }
 
 /* As `quantize_around_zero` does, to the bit: the products are written down before they are added
@@ -198,7 +244,7 @@ static void quantize(Rows *rows, int64_t num_inputs, int dtype)
         for (int64_t i = 0; i < num_inputs; i++)
             most = fabsf(x_I[i]) > most ? fabsf(x_I[i]) : most;
         most = most > 1e-12f ? most : rounded(1e-12f, dtype);
-        float step = 127.0f / most;
+        float step = 1.0f / most * 127.0f; /* torch rounds twice */
 #pragma omp simd
         for (int64_t i = 0; i < num_inputs; i++)
             x_I[i] *= step;
@@ -209,15 +255,31 @@ static void quantize(Rows *rows, int64_t num_inputs, int dtype)
     }
 }
 
+/* They are zero behind the inputs, as a panel is. */
+static void halve(Rows *rows, const float *x_NI, int64_t stride, int64_t num_inputs)
+{
+    for (int n = 0; n < rows->num_rows; n++) {
+        uint16_t *h_I = rows->h_NI + n * rows->stride;
+        narrow(x_NI + n * stride, num_inputs, BFLOAT16, h_I);
+        memset(h_I + num_inputs, 0, 2 * (rows->stride - num_inputs));
+    }
+}
+
 INLINE void finish_rows(Rows *rows, const Matrix *matrix, int dtype)
 {
     if (matrix->layout == INT8_PANELS)
         quantize(rows, matrix->num_inputs, dtype);
+    else if (in_tiles(matrix, rows->num_rows, dtype))
+        halve(rows, rows->x_NI, rows->stride, matrix->num_inputs);
 }
 
 static void copy_rows(Rows *rows, const float *x_NI, const Matrix *matrix, int dtype)
 {
     int64_t width = matrix->num_inputs;
+    if (matrix->layout == BF16_PANELS && in_tiles(matrix, rows->num_rows, dtype)) {
+        halve(rows, x_NI, width, width);
+        return;
+    }
     for (int n = 0; n < rows->num_rows; n++)
         memcpy(rows->x_NI + n * rows->stride, x_NI + n * width, 4 * width);
     finish_rows(rows, matrix, dtype);
@@ -255,7 +317,6 @@ static void normed_rows(Rows *rows, const void *x_ND, int x_dtype, const float *
 
 /* ---- a panel of outputs ---- */
 
-#define MOST_ROWS 8
 #define WIDEST 64 /* outputs of a panel */
 
 typedef float Panel[MOST_ROWS][WIDEST];
@@ -450,18 +511,128 @@ INLINE void round_all(float *y, int count, int dtype)
     }
 }
 
-/* The outputs of one panel for all rows, as the layer would give them; how many there are. */
-static int multiply(const Matrix *matrix, int panel, const Rows *rows, int dtype, Panel y)
+#if HAS_TILES
+/* All eight tiles are whole. 0 to 3 are sums: of the first or second rows (4 or 5) with the first
+ * or second outputs (6 or 7). */
+INLINE void begin_tiles(void)
 {
-    int width = panel_width(matrix), first = panel * width, left = matrix->num_outputs - first;
-    int num_outputs = left < width ? left : width, n = 0;
+    struct {
+        uint8_t palette, start, nothing[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } shapes = {.palette = 1};
+    for (int tile = 0; tile < 8; tile++) {
+        shapes.row_bytes[tile] = TILE_BYTES;
+        shapes.rows[tile] = TILE_ROWS;
+    }
+    _tile_loadconfig(&shapes);
+}
+
+/* Thirty-two outputs of sixteen rows or, if `has_more`, thirty-two. A row of a tile of weights has
+ * two (bfloat16) or four (bytes) inputs of sixteen outputs, and lies `across` bytes from the
+ * next one. */
+INLINE void tiles_of_panel(const char *weights, int64_t across, const char *rows, int64_t stride,
+                           int64_t num_steps, const int of_bytes, const int has_more, float *y)
+{
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t i = 0; i < num_steps; i++) {
+        const char *some = weights + i * TILE_ROWS * across, *of_rows = rows + i * TILE_BYTES;
+        for (int64_t line = 0; line < TILE_ROWS * across; line += 64)
+            fetch_ahead(some + line);
+        _tile_loadd(4, of_rows, stride);
+        _tile_loadd(6, some, across);
+        _tile_loadd(7, some + TILE_BYTES, across);
+        if (of_bytes) {
+            _tile_dpbusd(0, 4, 6);
+            _tile_dpbusd(1, 4, 7);
+        } else {
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        if (has_more) {
+            _tile_loadd(5, of_rows + TILE_ROWS * stride, stride);
+            if (of_bytes) {
+                _tile_dpbusd(2, 5, 6);
+                _tile_dpbusd(3, 5, 7);
+            } else {
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_dpbf16ps(3, 5, 7);
+            }
+        }
+    }
+    _tile_stored(0, y, 4 * WIDEST);
+    _tile_stored(1, y + LANES, 4 * WIDEST);
+    if (has_more) {
+        _tile_stored(2, y + TILE_ROWS * WIDEST, 4 * WIDEST);
+        _tile_stored(3, y + TILE_ROWS * WIDEST + LANES, 4 * WIDEST);
+    }
+}
+
+INLINE void panel_in_tiles(const Matrix *matrix, int panel, const Rows *rows, const int of_bytes,
+                           Panel y)
+{
+    const int width = of_bytes ? 64 : 32, input_bytes = of_bytes ? 1 : 2;
+    const int64_t stride = rows->stride * input_bytes;
+    const int64_t num_steps = (matrix->num_inputs * input_bytes + TILE_BYTES - 1) / TILE_BYTES;
+    begin_tiles();
+    for (int n = 0; n < rows->num_rows; n += 2 * TILE_ROWS)
+        for (int o = 0; o < width; o += 2 * LANES) {
+            const char *weights = panel_at(matrix, panel) + 4 * o;
+            const char *some = (const char *)rows->q_NI + n * stride;
+            const int64_t across = 4 * width;
+            if (rows->num_rows - n > TILE_ROWS)
+                tiles_of_panel(weights, across, some, stride, num_steps, of_bytes, 1, &y[n][o]);
+            else
+                tiles_of_panel(weights, across, some, stride, num_steps, of_bytes, 0, &y[n][o]);
+        }
+    _tile_release();
+}
+
+static void multiply_in_tiles(const Matrix *matrix, int panel, const Rows *rows, Panel y)
+{
+    if (matrix->layout == BF16_PANELS) {
+        panel_in_tiles(matrix, panel, rows, 0, y);
+        return;
+    }
+    panel_in_tiles(matrix, panel, rows, 1, y);
+    const int32_t *sums_O = matrix->sums_O + WIDEST * panel;
+    for (int n = 0; n < rows->num_rows; n++)
+        for (int o = 0; o < WIDEST; o += LANES) {
+            Ints found, of_weights;
+            memcpy(&found, y[n] + o, sizeof found);
+            memcpy(&of_weights, sums_O + o, sizeof of_weights);
+            store(__builtin_convertvector(found - 128 * of_weights, Floats), y[n] + o);
+        }
+}
+#endif
+
+static void multiply_one_by_one(const Matrix *matrix, int panel, int num_outputs, const Rows *rows,
+                                Panel y)
+{
+    int n = 0;
     for (; n + 4 <= rows->num_rows; n += 4)
         rows_with_panel(matrix, panel, num_outputs, rows, n, 4, y + n);
     for (; n + 2 <= rows->num_rows; n += 2)
         rows_with_panel(matrix, panel, num_outputs, rows, n, 2, y + n);
     if (n < rows->num_rows)
         rows_with_panel(matrix, panel, num_outputs, rows, n, 1, y + n);
-    for (n = 0; n < rows->num_rows; n++) {
+}
+
+/* The outputs of one panel for all rows, as the layer would give them; how many there are. */
+static int multiply(const Matrix *matrix, int panel, const Rows *rows, int dtype, Panel y)
+{
+    int width = panel_width(matrix), first = panel * width, left = matrix->num_outputs - first;
+    int num_outputs = left < width ? left : width;
+#if HAS_TILES
+    if (in_tiles(matrix, rows->num_rows, dtype))
+        multiply_in_tiles(matrix, panel, rows, y);
+    else
+#endif
+        multiply_one_by_one(matrix, panel, num_outputs, rows, y);
+    for (int n = 0; n < rows->num_rows; n++) {
         if (matrix->layout != BF16_PANELS)
             times(y[n], matrix->scale_O + first, num_outputs);
         round_all(y[n], num_outputs, dtype);

@@ -23,7 +23,6 @@ from pharos.ops.linear import packed_linear
 from pharos.ops.native.load import Library, library
 from pharos.ops.native.structures import Matrix
 
-MOST_ROWS = 8
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 """As the kernels number them."""
 
@@ -41,13 +40,20 @@ class NativeMatrix:
     def __init__(self, loaded: Library, struct: Matrix, kept: tuple[Tensor | None, ...]) -> None:
         self.struct, self._kept, self._library = struct, kept, loaded
         self.address = addressof(struct)
+        self._most_rows = {
+            dtype: int(loaded.most_rows(self.address, code)) for dtype, code in DTYPES.items()
+        }
         self.num_inputs, self.num_outputs = int(struct.num_inputs), int(struct.num_outputs)
 
+    def most_rows(self, dtype: torch.dtype) -> int:
+        """So many rows of that type are few: 8, or 64 where the processor multiplies in tiles
+        (AMX); 0 if the kernels do not compute with it."""
+        return self._most_rows.get(dtype, 0)
+
     def takes(self, x: Tensor) -> bool:
-        """Whether `x` is one to eight rows that the kernels compute with."""
+        """Whether `x` is a few rows that the kernels compute with."""
         return (
-            0 < x.numel() <= MOST_ROWS * self.num_inputs
-            and x.dtype in DTYPES
+            0 < x.numel() <= self.most_rows(x.dtype) * self.num_inputs
             and x.device.type == "cpu"
             and not (x.requires_grad and torch.is_grad_enabled())
         )

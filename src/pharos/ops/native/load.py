@@ -33,6 +33,9 @@ class Library:
         self.linear_floats = loaded.pharos_linear_floats
         self.linear_floats.restype = c_int64
         self.linear_floats.argtypes = (c_void_p, c_int, c_int)
+        self.most_rows = loaded.pharos_most_rows
+        self.most_rows.restype = c_int
+        self.most_rows.argtypes = (c_void_p, c_int)
         self.blocks = loaded.pharos_blocks
         self.blocks.restype = None
         self.blocks.argtypes = (c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p)
