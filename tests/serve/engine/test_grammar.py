@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,16 +26,14 @@ from pharos.serve.engine.block_pool import BlockPool
 from pharos.serve.engine.draft_model import DraftModelProposer
 from pharos.serve.engine.engine import Engine
 from pharos.serve.engine.grammar import (
-    CompiledGrammar,
     GrammarCompiler,
     GrammarError,
     GrammarState,
     MaskFiller,
     new_mask,
 )
-from pharos.serve.engine.grammar_queue import GrammarQueue
 from pharos.serve.engine.paged_kv import PagedKV
-from pharos.serve.engine.request import Grammar, GrammarKind, Output, Refusal, Request, Sequence
+from pharos.serve.engine.request import Grammar, GrammarKind, Output, Request, Sequence
 from pharos.serve.engine.runner import Runner
 from pharos.serve.engine.scheduler import Scheduler, SchedulerConfig
 from pharos.serve.engine.speculation import AdaptiveLength, NgramProposer, Proposer, Speculation
@@ -45,7 +43,6 @@ TEXTS = [
     "the keeper of the light feeds seven gulls by the harbour of Alexandria",
     "Füße, 灯台, маяк, 🗼 and \\u00e9 \\n",
 ] * 3
-PATIENCE_S = 120.0
 SCHEMAS: dict[str, dict[str, Any]] = {
     "object": {
         "type": "object",
@@ -453,85 +450,6 @@ def test_a_tokenizer_of_words_is_refused() -> None:
         GrammarCompiler(Tokenizer(words.backend, words.special_tokens, (2,)))
 
 
-# What takes long
-
-ENDLESS = Grammar(kind="regex", text="endless")
-DIGITS = Grammar(kind="regex", text="[0-9]{4}")
-
-
-class Slow(GrammarCompiler):
-    """Is never done with one grammar before it `may_end`."""
-
-    def __init__(self, tokenizer: Tokenizer, **values: Any) -> None:
-        super().__init__(tokenizer, **values)
-        self.has_begun, self.may_end = threading.Event(), threading.Event()
-
-    def _compile(self, grammar: Grammar) -> CompiledGrammar:
-        if grammar == ENDLESS:
-            self.has_begun.set()
-            self.may_end.wait()
-        return super()._compile(grammar)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.may_end.set()
-        self.close()
-
-
-def waiting_for(grammar: Grammar) -> Sequence:
-    return Sequence(Request(id="0", prompt=[1], grammar=grammar), 0, [1])
-
-
-def test_a_grammar_that_takes_long_holds_no_other_up(tokenizer: Tokenizer) -> None:
-    with Slow(tokenizer) as compiler:
-        endless = compiler.compile(ENDLESS)
-        compiler.has_begun.wait()
-        assert compiler.compile(DIGITS).result(timeout=PATIENCE_S)
-        assert not endless.done()
-
-
-def test_nobody_waits_for_a_grammar_longer_than_the_limit(tokenizer: Tokenizer) -> None:
-    now = 0.0
-    with Slow(tokenizer, limit_s=10.0) as compiler:
-        queue = GrammarQueue(compiler, lambda: now)
-        first, second, later = (waiting_for(ENDLESS) for _ in range(3))
-        queue.add(first, ENDLESS)
-        now = 9.0
-        queue.add(second, ENDLESS)
-        assert queue.take() == []
-        now = 10.0
-        ((sequence, error),) = queue.take()
-        assert sequence is first
-        assert "this regex cannot be enforced: it was not compiled in 10 seconds" in str(error)
-        now = 19.0
-        assert [outcome.sequence for outcome in queue.take()] == [second]
-        assert not queue
-        queue.add(later, ENDLESS)
-        compiler.may_end.set()
-        queue.wait(PATIENCE_S)
-        ((sequence, compiled),) = queue.take()
-        assert sequence is later
-        assert isinstance(compiled, CompiledGrammar)
-
-
-def test_what_nobody_waits_for_any_more_is_not_begun(tokenizer: Tokenizer) -> None:
-    now = 0.0
-    with Slow(tokenizer) as compiler:
-        compiler._threads._max_workers = 1
-        queue = GrammarQueue(compiler, lambda: now)
-        for grammar in (ENDLESS, DIGITS):
-            queue.add(waiting_for(grammar), grammar)
-        given_up = compiler.compile(DIGITS)
-        compiler.has_begun.wait()
-        now = 100.0
-        assert len(queue.take()) == 2
-        assert given_up.cancelled()
-        compiler.may_end.set()
-        assert compiler.compile(DIGITS).result(timeout=PATIENCE_S), "who asks again is answered"
-
-
 # With the engine
 
 
@@ -668,31 +586,6 @@ def test_an_output_whose_grammar_cannot_be_followed_any_more_has_not_stopped(
     assert (ended["1"].finish_reason, ended["1"].error) == ("length", None)
     engine.check()
     engine.close()
-
-
-def test_a_grammar_that_takes_too_long_refuses_its_request_and_no_other(
-    tokenizer: Tokenizer,
-) -> None:
-    now = 0.0
-    with Slow(tokenizer, limit_s=10.0) as compiler:
-        engine = Engine(
-            Scheduler(SchedulerConfig(), BlockPool(400, 4)),
-            runner_of(tokenizer),
-            tokenizer=tokenizer,
-            compiler=compiler,
-            clock=lambda: now,
-        )
-        for id_, grammar in (("endless", ENDLESS), ("digits", DIGITS)):
-            engine.add(Request(id=id_, prompt=tokenizer.encode("the"), grammar=grammar))
-        told: list[Output | Refusal] = []
-        while not told or told[-1].request_id == "digits":
-            told += engine.step()
-            if told and isinstance(told[-1], Output) and told[-1].finish_reason:
-                now = 10.0
-        assert isinstance(told[-1], Refusal)
-        assert "regex cannot be enforced: it was not compiled in 10 seconds" in told[-1].reason
-        assert not engine.has_work
-        engine.check()
 
 
 def test_a_model_foresees_itself_under_a_grammar(

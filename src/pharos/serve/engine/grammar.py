@@ -21,6 +21,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Self
 
@@ -35,6 +36,7 @@ from numpy.typing import NDArray
 
 from pharos.core import ModelError, PharosError
 from pharos.data.tokenizer import Tokenizer
+from pharos.serve.engine.daemon_threads import DaemonThreads
 from pharos.serve.engine.json_schema import read_schema
 from pharos.serve.engine.request import Grammar
 
@@ -136,10 +138,11 @@ class CompiledGrammar:
 
 
 class GrammarCompiler:
-    """Compiles in threads of its own, without holding the interpreter up, and remembers the last
-    `max_compiled` grammars (and why they were refused). There are several threads, so that one
-    grammar that takes long holds no other up, and who waits for it should not do so for longer than
-    `limit_s` seconds (`GrammarQueue`). What the library limits ends each of them, if not soon.
+    """Compiles in `num_threads` threads of its own, without holding the interpreter up, and
+    remembers the last `max_compiled` grammars (and why they were refused). There are several
+    threads, so that one grammar that takes long holds no other up, and who waits for it should not
+    do so for longer than `limit_s` seconds (`GrammarQueue`). What the library limits ends each of
+    them, if not soon.
 
     `vocab_size` is how many rows the model's head has, if more than the tokenizer has tokens: no
     text is made of those. Raises ModelError for a tokenizer whose tokens are not made of bytes
@@ -153,6 +156,7 @@ class GrammarCompiler:
         vocab_size: int | None = None,
         max_compiled: int = MAX_COMPILED,
         limit_s: float = LONGEST_COMPILE_S,
+        num_threads: int = NUM_COMPILING,
     ) -> None:
         if not tokenizer.eos_ids:
             raise ModelError(
@@ -167,21 +171,22 @@ class GrammarCompiler:
         self._max_compiled = max_compiled
         self._compiled: OrderedDict[Grammar, Future[CompiledGrammar]] = OrderedDict()
         self._lock = Lock()
-        self._threads = ThreadPoolExecutor(NUM_COMPILING, thread_name_prefix="grammar-compiler")
+        self._threads = DaemonThreads(num_threads, name="grammar-compiler")
 
     def compile(self, grammar: Grammar) -> Future[CompiledGrammar]:
         """Its result is there when it is `done()`; where the grammar is refused, its exception is a
         GrammarError that says why."""
         with self._lock:
             if grammar not in self._compiled or self._compiled[grammar].cancelled():
-                self._compiled[grammar] = self._threads.submit(self._compile, grammar)
+                self._compiled[grammar] = self._threads.submit(partial(self._compile, grammar))
             self._compiled.move_to_end(grammar)
             if len(self._compiled) > self._max_compiled:
                 self._compiled.popitem(last=False)
             return self._compiled[grammar]
 
     def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
+        """What is being compiled is not waited for."""
+        self._threads.close()
 
     def _compile(self, grammar: Grammar) -> CompiledGrammar:
         try:
