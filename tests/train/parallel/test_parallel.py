@@ -33,7 +33,7 @@ TWO_RANKS = {
     "pp_llama_interleaved": "llama",
     "ep": "mixtral",
 }
-FOUR_RANKS = {"ddp_pp": "gpt2", "tp_pp": "llama", "fsdp_ep": "mixtral"}
+FOUR_RANKS = {"fsdp_tp": "gpt2", "ddp_pp": "gpt2", "tp_pp": "llama", "fsdp_ep": "mixtral"}
 ONLY_SLOW: Mapping[int, Mapping[str, str]] = {
     2: {
         "fsdp_full_checkpointing": "llama",
@@ -43,7 +43,6 @@ ONLY_SLOW: Mapping[int, Mapping[str, str]] = {
     },
     4: {
         "hsdp": "llama",
-        "fsdp_tp": "gpt2",
         "ddp_tp": "qwen3",
         "fsdp_pp": "qwen3",
         "pp_4": "gpt2",
