@@ -4,6 +4,7 @@ a GPU can record and replay it."""
 import random
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Seq
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pharos.adapt import Adapters, LoraConfig, save_adapter
 from pharos.core import SamplingParams
 from pharos.models.doubles import tiny_llama
 from pharos.models.heads import CausalLM
@@ -28,7 +30,6 @@ from pharos.serve.engine.request import Output, Request, Sequence
 from pharos.serve.engine.runner import Runner
 from pharos.serve.engine.scheduler import SchedulerConfig
 
-MODEL = tiny_llama()
 VOCAB = 50
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -221,18 +222,36 @@ def test_steps_that_are_not_taken_are_computed_as_ever() -> None:
         assert_same(fast.run(plan), plain.run(plan))
 
 
-@settings(deadline=None, max_examples=8)
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA that says something else than the model."""
+    folder = tmp_path_factory.mktemp("adapter")
+    adapters = Adapters(tiny_llama())
+    adapters.add(LoraConfig(r=4))
+    with torch.no_grad():
+        for part in adapters.parts():
+            for parameter in part.parameters():
+                parameter.normal_(std=0.1)
+    save_adapter(adapters, folder)
+    return folder
+
+
+@settings(deadline=None, max_examples=6)
 @given(
-    prompts=st.lists(st.integers(1, 14), min_size=1, max_size=6),
+    prompts=st.lists(st.tuples(st.integers(1, 14), st.booleans()), min_size=1, max_size=5),
     chunk=st.sampled_from([3, 64]),
     num_blocks=st.sampled_from([12, 64]),
     drafts=st.sampled_from([None, SpeculationConfig()]),
 )
 def test_an_engine_writes_the_same_with_them(
-    prompts: list[int], chunk: int, num_blocks: int, drafts: SpeculationConfig | None
+    adapter: Path,
+    prompts: list[tuple[int, bool]],
+    chunk: int,
+    num_blocks: int,
+    drafts: SpeculationConfig | None,
 ) -> None:
-    """Among steps that are not taken: prompts in chunks, drafts, too many or too long texts; and
-    with blocks that go from one text to another."""
+    """Among steps that are not taken: prompts in chunks, drafts, adapters, too many or too long
+    texts; and with blocks that go from one text to another."""
     config = EngineConfig(
         scheduler=SchedulerConfig(max_num_seqs=chunk, max_num_batched_tokens=chunk),
         num_blocks=num_blocks,
@@ -241,11 +260,17 @@ def test_an_engine_writes_the_same_with_them(
     )
     texts = []
     for graphs in (None, GraphSizes((1, 2, 4), max_len=24)):
-        engine = engine_over(MODEL, None, config, graphs=graphs)
-        for number, length in enumerate(prompts):
-            prompt = [number + 5] * length
-            params = SamplingParams(max_tokens=16, temperature=number % 2)
-            engine.add(Request(id=str(number), prompt=prompt, params=params, seed=number))
+        engine = engine_over(tiny_llama(), None, config, graphs=graphs)
+        engine.load_adapter("legal", adapter)
+        for number, (length, is_adapted) in enumerate(prompts):
+            request = Request(
+                id=str(number),
+                prompt=[number + 5] * length,
+                params=SamplingParams(max_tokens=12, temperature=number % 2),
+                seed=number,
+                adapter="legal" if is_adapted else None,
+            )
+            engine.add(request)
         texts.append(written_by(engine))
     assert texts[0] == texts[1]
 
