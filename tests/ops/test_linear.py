@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -23,3 +27,15 @@ def test_a_packed_linear_equals_its_plain_twin(
             atol=tolerance,
             rtol=tolerance,
         )
+
+
+def test_bf16_is_left_alone_where_onednn_refuses_it() -> None:
+    """As on a processor without AVX-512."""
+    code = (
+        "import torch; from torch import nn; from pharos.ops import can_pack, multiplies_bf16\n"
+        "from pharos.quant import convert_bf16\n"
+        "assert not multiplies_bf16() and not can_pack(torch.zeros(8, 8).bfloat16())\n"
+        "assert type(convert_bf16(nn.Sequential(nn.Linear(8, 8)))[0]) is nn.Linear\n"
+    )
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)

@@ -2,7 +2,8 @@
 
 `torch.nn.functional.linear` lays bf16 weights out anew in every call; packed once, a call takes
 about half the time on a CPU with AMX. The operators are oneDNN's, which torch's own compiler uses
-for frozen weights; they have no public Python names, so `can_pack` asks whether they are there.
+for frozen weights; they have no public Python names, so `can_pack` asks whether they are there, and
+whether they take bf16 on this processor.
 
 Shapes: N rows, I inputs, O outputs.
 """
@@ -20,7 +21,20 @@ def can_pack(weight_OI: Tensor) -> bool:
         and torch._C._has_mkldnn
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+        and (weight_OI.dtype != torch.bfloat16 or _takes_bf16())
     )
+
+
+def multiplies_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware, and so faster than fp32."""
+    capabilities = torch.cpu.get_capabilities()
+    has_products = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return bool(has_products) and _takes_bf16()
+
+
+def _takes_bf16() -> bool:
+    """Without AVX-512 (or where it is switched off), oneDNN refuses to lay bf16 weights out."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def pack_weight(weight_OI: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn.functional import embedding
 
 from pharos.core.errors import ModelError
 from pharos.models.heads import CausalLM
+from pharos.ops import multiplies_bf16
 from pharos.quant.native import use_native
 from pharos.quant.swap import swap_linears
 
@@ -68,19 +69,13 @@ def convert_decoder(model: CausalLM, make: Callable[[nn.Linear], EightBitLinear]
             f"the model is on {table.weight.device}; eight-bit linears are for CPUs: load it on "
             "one, or leave it in bfloat16"
         )
-    dtype = torch.bfloat16 if has_bf16() else torch.float32
+    dtype = torch.bfloat16 if multiplies_bf16() else torch.float32
     swap_linears(model, lambda linear, _: cast(nn.Module, make(linear)), kept=KEPT)
     if model.lm_head is None:
         model.body.embedding = EightBitEmbedding(make(linear_of(table)), dtype)
     model.to(dtype).requires_grad_(False)
     use_native(model)
     return model
-
-
-def has_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def linear_of(table: nn.Embedding) -> nn.Linear:

@@ -27,6 +27,7 @@ from pharos.models.heads import CausalLM
 from pharos.models.load import load_model
 from pharos.models.resolve import find_model
 from pharos.models.seq2seq import Seq2SeqLM
+from pharos.ops import multiplies_bf16
 from pharos.quant import convert
 from pharos.quant.bf16 import pack_linears
 from pharos.serve.engine.tensor_parallel import WHOLE, Share, split_model
@@ -209,11 +210,7 @@ def _dtype(asked: DType, model: Model, device: torch.device) -> torch.dtype:
         chosen: torch.dtype = getattr(torch, asked)
         return chosen
     stored = next(model.parameters()).dtype
-    is_slow = stored == torch.float16 or (stored == torch.bfloat16 and not _multiplies_bf16())
+    is_slow = stored == torch.float16 or (stored == torch.bfloat16 and not multiplies_bf16())
     if device.type == "cpu" and is_slow:
-        return torch.bfloat16 if _multiplies_bf16() else torch.float32
+        return torch.bfloat16 if multiplies_bf16() else torch.float32
     return stored
-
-
-def _multiplies_bf16() -> bool:
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))

@@ -37,7 +37,7 @@ from pharos.models.encoder import PackedEncoder
 from pharos.models.encoder_heads import EncoderHead
 from pharos.models.load import load_model, load_under_new_head
 from pharos.models.resolve import DEFAULT_ENCODER, ModelFolder, find_model
-from pharos.ops import pack
+from pharos.ops import multiplies_bf16, pack
 from pharos.ops.int8 import has_vnni
 from pharos.ops.packing import Packed
 from pharos.quant import convert_bf16, convert_int8
@@ -171,7 +171,7 @@ def best_precision() -> Precision:
     """The fastest precision on this machine that keeps the cosine to fp32 above 0.995."""
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    if torch.cpu.get_capabilities().get("avx512_bf16"):
+    if multiplies_bf16():
         return "bf16"
     return "int8" if has_vnni() else "fp32"
 
