@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import httpx
@@ -84,6 +85,15 @@ def test_the_api_describes_itself(running: Any) -> None:
     assert httpx.get(f"{running.url}/docs").status_code == 404
 
 
+def test_the_official_client_reaches_what_openai_does_not_have(client: openai.OpenAI) -> None:
+    assert client.get("/../health", cast_to=dict[str, Any]) == {"status": "ok"}
+    body = {"prompt": "The keeper"}
+    told = client.post("/../tokenize", body=body, cast_to=dict[str, Any])
+    back = {"tokens": told["tokens"]}
+    assert client.post("/../detokenize", body=back, cast_to=dict[str, Any]) == body
+    assert "pharos:generation_tokens_total" in client.get("/../metrics", cast_to=str)
+
+
 def test_metrics_have_the_names_of_vllms(client: openai.OpenAI, running: Any) -> None:
     client.completions.create(model="tiny", prompt="The keeper", max_tokens=5, n=2)
     text = httpx.get(f"{running.url}/metrics").text
@@ -95,7 +105,11 @@ def test_metrics_have_the_names_of_vllms(client: openai.OpenAI, running: Any) ->
         "prefix_cache_queries_total",
         "prefix_cache_hits_total",
         "spec_decode_num_accepted_tokens_total",
+        "iteration_tokens_total_bucket",
+        "cache_config_info",
+        "lora_requests_info",
         "prompt_tokens_total",
+        "prompt_tokens_cached_total",
         "generation_tokens_total",
         "request_success_total",
         "time_to_first_token_seconds_bucket",
@@ -107,8 +121,11 @@ def test_metrics_have_the_names_of_vllms(client: openai.OpenAI, running: Any) ->
         "request_decode_time_seconds_count",
         "request_inference_time_seconds_count",
         "request_prompt_tokens_count",
+        "request_prefill_kv_computed_tokens_count",
         "request_generation_tokens_count",
+        "request_max_num_generation_tokens_count",
         "request_params_max_tokens_count",
         "request_params_n_count",
     ):
-        assert f'pharos:{name}{{engine="0",' in text, name
+        labels = rf'\{{[^}}]*\bengine="0",'
+        assert re.search(f"^pharos:{name}{labels}", text, re.MULTILINE), name

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pharos.core import SamplingParams
 from pharos.serve.engine.request import Output, Request
 from pharos.serve.engine.stats import EngineStats
 from pharos.serve.http.config import HttpConfig
@@ -52,13 +54,18 @@ def value(metrics: Metrics, name: str) -> float:
     return found
 
 
+ASKED = Request(id="1", prompt=[5] * 7, params=SamplingParams(max_tokens=40))
+
+
 def output(**news: Any) -> Output:
     return Output(request_id="1", num_prompt=7, **news)
 
 
 def test_times_begin_when_a_request_arrives_and_phases_when_the_engine_is_asked() -> None:
     metrics = Metrics(Broken(), "tiny")
-    followed = metrics.follow(time.monotonic() - AGO_S)  # so long were its tokens in the making
+    followed = metrics.follow(
+        ASKED, time.monotonic() - AGO_S
+    )  # so long were its tokens in the making
     followed.output(output(num_generated=1))
     followed.output(output(num_generated=3, finish_reason="length"))
     for name in ("time_to_first_token_seconds", "e2e_request_latency_seconds"):
@@ -72,12 +79,39 @@ def test_times_begin_when_a_request_arrives_and_phases_when_the_engine_is_asked(
 
 def test_a_prompt_is_counted_when_it_is_read() -> None:
     metrics = Metrics(Broken(), "tiny")
-    followed = metrics.follow(time.monotonic())
+    followed = metrics.follow(ASKED, time.monotonic())
     assert value(metrics, "prompt_tokens_total") == 0
-    followed.output(output(num_generated=1))
+    followed.output(output(num_generated=1, num_cached=4))
     assert value(metrics, "prompt_tokens_total") == 7
-    followed.output(output(num_generated=2, finish_reason="stop"))
+    followed.output(output(num_generated=2, num_cached=4, finish_reason="stop"))
     assert value(metrics, "prompt_tokens_total") == 7
+    assert value(metrics, "prompt_tokens_cached_total") == 4
+    assert value(metrics, "request_prefill_kv_computed_tokens_sum") == 3
+    assert value(metrics, "request_params_max_tokens_sum") == 40
+
+
+def test_what_asks_for_no_text_has_no_most_tokens() -> None:
+    metrics = Metrics(Broken(), "tiny")
+    followed = metrics.follow(replace(ASKED, kind="embed"), time.monotonic())
+    followed.output(output(finish_reason="stop"))
+    assert value(metrics, "request_params_max_tokens_count") == 0
+    assert value(metrics, "request_generation_tokens_count") == 0
+    assert value(metrics, "request_prompt_tokens_sum") == 7
+
+
+def test_a_prompt_is_as_long_as_the_longest_of_its_choices() -> None:
+    metrics = Metrics(Broken(), "tiny")
+    metrics.prompt_answered([output(num_generated=count) for count in (3, 9, 1)])
+    assert value(metrics, "request_params_n_sum") == 3
+    assert value(metrics, "request_params_n_count") == 1
+    assert value(metrics, "request_max_num_generation_tokens_sum") == 9
+
+
+def test_successes_are_told_from_the_beginning() -> None:
+    metrics = Metrics(Broken(), "tiny")
+    metrics.follow(ASKED, time.monotonic()).output(output(num_generated=1, finish_reason="stop"))
+    told = samples(metrics)["pharos:request_success_total"]
+    assert {labels["finished_reason"]: count for labels, count in told} == {"stop": 1, "length": 0}
 
 
 def test_times_are_told_apart_up_to_minutes() -> None:

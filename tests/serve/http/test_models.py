@@ -87,10 +87,11 @@ def test_an_adapter_is_a_model_of_its_own(adapting: Any, folder: Path, llama_fol
     assert [model.id for model in client.models.list().data] == ["tiny", "legal"]
     assert written(client, "legal") == alone(llama_folder, folder / "legal") != base
     assert written(client, "tiny") == alone(llama_folder, None) == base
-    assert load(adapting, "legal", "legal-v2").status_code == 200
+    anew = {"lora_name": "legal", "lora_path": "legal-v2"}
+    assert client.post("/load_lora_adapter", body=anew, cast_to=dict[str, Any])["id"] == "legal"
     assert written(client, "legal") == alone(llama_folder, folder / "legal-v2")
-    gone = httpx.post(f"{adapting.url}/v1/unload_lora_adapter", json={"lora_name": "legal"})
-    assert gone.json()["deleted"] is True
+    name = {"lora_name": "legal"}
+    assert client.post("/unload_lora_adapter", body=name, cast_to=dict[str, Any])["deleted"]
     with pytest.raises(openai.NotFoundError, match="choose from tiny"):
         written(client, "legal")
 

@@ -40,7 +40,7 @@ class AdapterRegistry:
 
     def __init__(self, model: Model, *, max_adapters: int = 32) -> None:
         self._adapters = Adapters(model)
-        self._max_adapters = max_adapters
+        self.max_adapters = max_adapters
         self._newest: dict[str, LoadedAdapter] = {}
         self._in_memory: set[int] = set()
         self._num_using: Counter[int] = Counter()
@@ -49,7 +49,7 @@ class AdapterRegistry:
     def load(self, name: str, folder: str | Path) -> LoadedAdapter:
         """An adapter from its folder, under this name from now on. Raises ModelError, and changes
         nothing, for one that does not fit the model or cannot share a batch with others."""
-        if len(self._in_memory) >= self._max_adapters:
+        if len(self._in_memory) >= self.max_adapters:
             raise ModelError(
                 f"{len(self._in_memory)} adapters are in memory, as many as there may be; unload "
                 f"one before {name!r} is loaded, or wait for the requests that use it to end"
@@ -75,6 +75,10 @@ class AdapterRegistry:
         unknown name."""
         self._check_known(name)
         self._replace(name, None)
+
+    @property
+    def num_in_memory(self) -> int:
+        return len(self._in_memory)
 
     def loaded(self) -> list[LoadedAdapter]:
         """Those that a request can name, the oldest first."""

@@ -50,6 +50,7 @@ from pharos.serve.engine.sampler import Row, Sampler, accepted, rows_of
 from pharos.serve.engine.scheduler import Scheduler
 from pharos.serve.engine.speculation import Speculation
 from pharos.serve.engine.stats import EngineStats
+from pharos.serve.engine.tally import Tally
 
 GRAMMAR_WAIT_S = 0.05
 News = Output | Refusal
@@ -98,7 +99,7 @@ class Engine:
         self._news: list[News] = []
         self._arrivals = count()
         self._has_failed = False
-        self._num_drafts = self._num_draft_tokens = self._num_accepted_tokens = 0
+        self._tally = Tally(scheduler, runner)
 
     # Requests
 
@@ -146,18 +147,7 @@ class Engine:
 
     @property
     def stats(self) -> EngineStats:
-        scheduled = self.scheduler.stats
-        return EngineStats(
-            num_running=scheduled.num_running,
-            num_waiting=scheduled.num_waiting,
-            kv_usage=scheduled.kv_usage,
-            num_preemptions=scheduled.num_preemptions,
-            prefix_queries=scheduled.prefix_queries,
-            prefix_hits=scheduled.prefix_hits,
-            num_drafts=self._num_drafts,
-            num_draft_tokens=self._num_draft_tokens,
-            num_accepted_tokens=self._num_accepted_tokens,
-        )
+        return self._tally.stats()
 
     def on_loss(self, call: Callable[[str], None]) -> None:
         """Calls it with the reason, in another thread, when a process that has a part of the model
@@ -197,6 +187,8 @@ class Engine:
             self._abandon(plan, error)
         else:
             self._has_failed = False
+            if plan.parts:
+                self._tally.note_step(plan.num_tokens)
             self._tell_tokens(plan, drawn)
             self._tell_vectors(plan, vectors)
             self._propose(plan)
@@ -288,9 +280,7 @@ class Engine:
             return []
         tokens = accepted(part.sequence, drawn)
         if len(drawn) > 1:
-            self._num_drafts += 1
-            self._num_draft_tokens += len(drawn) - 1
-            self._num_accepted_tokens += len(tokens) - 1
+            self._tally.note_drafts(len(drawn) - 1, len(tokens) - 1)
         return tokens
 
     def _write(self, job: _Job, tokens: Iterable[Token]) -> list[int]:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -40,6 +40,15 @@ class Job:
     num_choices: int = 1
     user: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def kind(self) -> Kind:
+        return self.requests[0].kind
+
+    def choices_of(self, outputs: Mapping[int, Output]) -> Iterator[list[Output]]:
+        """Of each prompt, what belongs to its choices, by their numbers in the job."""
+        for first in range(0, len(self.requests), self.num_choices):
+            yield [outputs[first + choice] for choice in range(self.num_choices)]
 
 
 class Frontend:
@@ -84,7 +93,6 @@ class Frontend:
                 skip_special=skip_special and body.skip_special_tokens,
             )
             requests += [replace(request, seed=seed + choice) for choice in range(body.n)]
-        self.metrics.asked(body.n, requests[0].params.max_tokens)
         return _job(job_id, body, requests, num_choices=body.n)
 
     def embed_job(
@@ -106,13 +114,14 @@ class Frontend:
     async def outputs(self, job: Job) -> AsyncGenerator[tuple[int, Output], None]:
         """The outputs of all choices, as they come, each with its number."""
         started = time.monotonic()
-        ended: list[Output] = []
+        ended: dict[int, Output] = {}
         outcome = "client_gone"
         try:
             with self.admission.admitted(len(job.requests)):
                 async with aclosing(self._in_time(job)) as news:
                     async for number, output in news:
-                        ended += [output] if output.finish_reason is not None else []
+                        if output.finish_reason is not None:
+                            ended[number] = output
                         outcome = "done" if len(ended) == len(job.requests) else outcome
                         yield number, output
         except ApiError as error:
@@ -124,7 +133,10 @@ class Frontend:
         finally:
             if outcome != "done":
                 self.metrics.failed(outcome, len(job.requests) - len(ended))
-            _log(job, ended, outcome, time.monotonic() - started)
+            elif job.kind == "generate":
+                for choices in job.choices_of(ended):
+                    self.metrics.prompt_answered(choices)
+            _log(job, ended.values(), outcome, time.monotonic() - started)
 
     async def vectors(self, job: Job) -> tuple[list[tuple[float, ...]], int]:
         """The vector of each request, in order, and how many tokens were read."""
@@ -155,7 +167,7 @@ class Frontend:
         return [self._of_one(request, job.arrived_s) for request in job.requests]
 
     async def _of_one(self, request: Request, arrived_s: float) -> AsyncGenerator[Output, None]:
-        followed = self.metrics.follow(arrived_s)
+        followed = self.metrics.follow(request, arrived_s)
         async with aclosing(self.engine.generate(request)) as outputs:
             while (output := await _next(outputs)) is not None:
                 if output.finish_reason == "error":
@@ -236,7 +248,7 @@ def _job(
     )
 
 
-def _log(job: Job, ended: Sequence[Output], outcome: str, seconds: float) -> None:
+def _log(job: Job, ended: Collection[Output], outcome: str, seconds: float) -> None:
     logger.info(
         "%s model=%s user=%s prompt_tokens=%d completion_tokens=%d outcome=%s seconds=%.3f",
         job.id,

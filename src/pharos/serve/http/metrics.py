@@ -2,24 +2,22 @@
 
 Times are taken here, by one clock, as outputs arrive: the first begins when a request has arrived,
 before it is read into tokens. What the engine alone knows (how long a request waited, how full its
-cache is) it tells. A request is one choice: `n` of them are `n`. Those that failed have counts and
-no times; to vLLM, one whose client left is a success that ended with `abort`.
+cache is) it tells. A request is one choice: `n` of them are `n`; but what was asked for `n` is
+counted once a prompt. Those that failed have counts and no times; to vLLM, one whose client left is
+a success that ended with `abort`.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
-from pharos.serve.engine.request import Output
+from pharos.serve.engine.request import Output, Request
 from pharos.serve.http.contract import Engine
+from pharos.serve.http.engine_metrics import LABELS, EngineCollector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-LABELS = ("model_name", "engine")
 FIRST = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
     *(20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 2560.0),
@@ -43,11 +41,14 @@ class Metrics:
     def __init__(self, engine: Engine, model: str) -> None:
         self._registry = CollectorRegistry()
         self._labels = {"model_name": model, "engine": "0"}
-        self._registry.register(_EngineCollector(engine, self._labels))
+        self._registry.register(EngineCollector(engine, self._labels))
         count, seconds = self._counter, self._histogram
         self.prompt_tokens = count("prompt_tokens", "Prompt tokens read.")
+        self.cached_tokens = count("prompt_tokens_cached", "Prompt tokens found in the cache.")
         self.generation_tokens = count("generation_tokens", "Tokens generated.")
         self._success = self._counter_by("request_success", "Requests answered.", "finished_reason")
+        for reason in ("stop", "length"):  # also before the first: a rate begins with a number
+            self._success.labels(**self._labels, finished_reason=reason)
         self._failure = self._counter_by("request_failure", "Requests that failed.", "reason")
         self._first_token = seconds("time_to_first_token_seconds", FIRST)
         self._inter_token = seconds("inter_token_latency_seconds", BETWEEN)
@@ -58,7 +59,9 @@ class Metrics:
         self._decode = seconds("request_decode_time_seconds", WHOLE)
         self._inference = seconds("request_inference_time_seconds", WHOLE)
         self._num_prompt = seconds("request_prompt_tokens", TOKENS)
+        self._num_computed = seconds("request_prefill_kv_computed_tokens", TOKENS)
         self._num_generated = seconds("request_generation_tokens", TOKENS)
+        self._longest = seconds("request_max_num_generation_tokens", TOKENS)
         self._max_tokens = seconds("request_params_max_tokens", TOKENS)
         self._num_choices = seconds("request_params_n", CHOICES)
 
@@ -66,14 +69,15 @@ class Metrics:
         """The text format of Prometheus."""
         return generate_latest(self._registry)
 
-    def follow(self, arrived_s: float) -> "Followed":
+    def follow(self, request: Request, arrived_s: float) -> "Followed":
         """To be told of each output of a request that the engine is asked now, those of failures
         excepted."""
-        return Followed(self, arrived_s)
+        return Followed(self, request, arrived_s)
 
-    def asked(self, num_choices: int, max_tokens: int) -> None:
-        self._num_choices.observe(num_choices)
-        self._max_tokens.observe(max_tokens)
+    def prompt_answered(self, choices: Sequence[Output]) -> None:
+        """With all that was asked for: the last outputs of each."""
+        self._num_choices.observe(len(choices))
+        self._longest.observe(max(choice.num_generated for choice in choices))
 
     def failed(self, reason: str, count: int) -> None:
         """So many of a job's requests were not answered."""
@@ -84,10 +88,18 @@ class Metrics:
         self.generation_tokens.inc(num_tokens)
         (self._first_token if is_first else self._inter_token).observe(seconds)
 
-    def answered(self, times: "Times", output: Output) -> None:
+    def read(self, output: Output) -> None:
+        """The first output has come, so the prompt is read."""
+        self.prompt_tokens.inc(output.num_prompt)
+        self.cached_tokens.inc(output.num_cached)
+
+    def answered(self, request: Request, times: "Times", output: Output) -> None:
         assert output.finish_reason is not None
         self._success.labels(**self._labels, finished_reason=output.finish_reason).inc()
         self._num_prompt.observe(output.num_prompt)
+        self._num_computed.observe(output.num_prompt - output.num_cached)
+        if request.kind == "generate":
+            self._max_tokens.observe(request.params.max_tokens)
         self._end_to_end.observe(times.end_to_end)
         self._queue.observe(times.queue)
         started = times.asked + times.queue
@@ -129,6 +141,7 @@ class Followed:
     """One request on its way through the engine."""
 
     metrics: Metrics
+    request: Request
     arrived_s: float
     times: Times = field(default_factory=Times)
     last: float = 0.0
@@ -140,7 +153,7 @@ class Followed:
     def output(self, output: Output) -> None:
         now = time.monotonic() - self.arrived_s
         if not self.is_read:
-            self.metrics.prompt_tokens.inc(output.num_prompt)
+            self.metrics.read(output)
             self.is_read = True
         is_first = not self.times.num_generated
         if num_new := output.num_generated - self.times.num_generated:
@@ -150,34 +163,4 @@ class Followed:
         self.times.queue = output.queue_s
         if output.finish_reason is not None:
             self.times.end_to_end = now
-            self.metrics.answered(self.times, output)
-
-
-class _EngineCollector(Collector):
-    """What the engine tells, read when it is asked for."""
-
-    def __init__(self, engine: Engine, labels: dict[str, str]) -> None:
-        self._engine = engine
-        self._labels = labels
-
-    def collect(self) -> Iterator[Metric]:
-        stats = self._engine.stats()
-        for name, help_, value in (
-            ("num_requests_running", "Requests in the batch.", stats.num_running),
-            ("num_requests_waiting", "Requests that wait.", stats.num_waiting),
-            ("kv_cache_usage_perc", "Share of the KV blocks in use; 1 is all.", stats.kv_usage),
-        ):
-            gauge = GaugeMetricFamily(f"pharos:{name}", help_, labels=LABELS)
-            gauge.add_metric(list(self._labels.values()), value)
-            yield gauge
-        for name, help_, value in (
-            ("num_preemptions", "Requests put back to wait.", stats.num_preemptions),
-            ("prefix_cache_queries", "Tokens looked for in the cache.", stats.prefix_queries),
-            ("prefix_cache_hits", "Tokens found in the cache.", stats.prefix_hits),
-            ("spec_decode_num_drafts", "Drafts made.", stats.num_drafts),
-            ("spec_decode_num_draft_tokens", "Tokens drafted.", stats.num_draft_tokens),
-            ("spec_decode_num_accepted_tokens", "Tokens accepted.", stats.num_accepted_tokens),
-        ):
-            counter = CounterMetricFamily(f"pharos:{name}", help_, labels=LABELS)
-            counter.add_metric(list(self._labels.values()), value)
-            yield counter
+            self.metrics.answered(self.request, self.times, output)
