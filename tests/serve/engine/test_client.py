@@ -1,12 +1,14 @@
 """The engine as asyncio sees it: in a thread, which is the same loop, and once in a process."""
 
 import asyncio
+import gc
 import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,11 +27,15 @@ from pharos.serve.engine.build import EngineConfig, build_engine, engine_over
 from pharos.serve.engine.client import EngineClient
 from pharos.serve.engine.engine import Engine, News
 from pharos.serve.engine.hosts import InProcess, InThread
-from pharos.serve.engine.request import Output, Request
+from pharos.serve.engine.request import Output, Request, Sequence
 from pharos.serve.engine.scheduler import SchedulerConfig
 
 MODEL = tiny_llama()
 PATIENCE_S = 60.0
+MOST_IN_HAND = 5
+"""Objects that a loop still has in its variables when it waits."""
+MOST_GROWN = 16 << 20
+"""Bytes of a process's memory: what its allocator may keep to itself."""
 
 
 def tiny_engine() -> Engine:
@@ -401,63 +407,132 @@ def test_a_killed_process_fails_its_requests_and_is_started_again(llama_folder: 
 
 # Soak
 
+SHORT = [request(prompt=(i + 1, 2 * i + 1, 7), max_tokens=6 + i) for i in range(12)]
+SHARED = tuple(range(1, 41))
+LONG = [
+    request(prompt=(*SHARED[: 13 * (i % 4)], *[i + 3] * (9 + 2 * i)), max_tokens=24 + i)
+    for i in range(12)
+]
+"""They span blocks and steps, and many begin alike."""
 
-async def soak(client: EngineClient, *, num_requests: int, at_a_time: int) -> int:
-    """Of many requests, three of ten are closed after some outputs; how many that were."""
-    dice = random.Random(1)
-    asked = [request(prompt=(i + 1, 2 * i + 1, 7), max_tokens=6 + i) for i in range(12)]
-    expected = [generated(each) for each in asked]
+
+def crowded_engine() -> Engine:
+    """There is room for what is admitted, and not for all that it becomes."""
+    scheduling = SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=32, long_prompt_tokens=24)
+    config = EngineConfig(scheduler=scheduling, num_blocks=48, num_host_blocks=24, block_size=4)
+    return engine_over(MODEL, None, config)
+
+
+@dataclass
+class Visitor:
+    """One of ten asks `asked` and has `enough` after so many tokens (None: it stays to the end).
+    Who has enough of none leaves while nothing has come yet, after some turns of the loop."""
+
+    asked: Request
+    enough: int | None
+    num_turns: int
+    told: list[Output] = field(default_factory=list)
+
+    @property
+    def has_left(self) -> bool:
+        return not self.told or self.told[-1].finish_reason is None
+
+    async def visit(self, client: EngineClient) -> None:
+        reading = asyncio.create_task(self._read(client))
+        if self.enough == 0:
+            for _ in range(self.num_turns):
+                await asyncio.sleep(0)
+            reading.cancel()
+        await asyncio.wait([reading])
+        if not reading.cancelled():
+            reading.result()
+
+    async def _read(self, client: EngineClient) -> None:
+        async with aclosing(client.generate(self.asked)) as outputs:
+            async for output in outputs:
+                self.told.append(output)
+                if self.enough is not None and len(ids_of(self.told)) >= self.enough:
+                    return
+
+
+def visitors(asked: list[Request], number: int, *, seed: int) -> Iterator[Visitor]:
+    """Three of ten leave at a random moment, from the first on and before the last token."""
+    dice = random.Random(seed)
+    for name in range(number):
+        this = replace(dice.choice(asked), id=str(name))
+        most, leaves = this.params.max_tokens, dice.random() < 0.3
+        enough = max(0, dice.randrange(-most // 2, most)) if leaves else None
+        yield Visitor(this, enough, dice.randrange(200))
+
+
+async def soak(
+    client: EngineClient,
+    all_of: list[Visitor],
+    texts: dict[tuple[int, ...], list[int]],
+    *,
+    at_a_time: int,
+) -> None:
+    """Everybody gets the text of its prompt for as long as it stays, and nobody else's."""
     seats = asyncio.Semaphore(at_a_time)
-    num_closed = 0
 
-    async def one(number: int) -> None:
-        nonlocal num_closed
-        which = dice.randrange(len(asked))
-        patience = dice.randrange(8) if dice.random() < 0.3 else None
-        this = Request(**{**fields(asked[which]), "id": str(number)})
-        async with seats, aclosing(client.generate(this)) as outputs:
-            told: list[Output] = []
-            while patience is None or len(told) < patience:
-                told.append(await anext(outputs))
-                if told[-1].finish_reason is not None:
-                    break
-        ids = ids_of(told)
-        assert ids == expected[which][: len(ids)], "somebody else's tokens"
-        num_closed += patience is not None
-        assert patience is not None or ids == expected[which]
+    async def seated(visitor: Visitor) -> None:
+        async with seats:
+            await visitor.visit(client)
 
-    await asyncio.gather(*(one(number) for number in range(num_requests)))
-    return num_closed
+    await asyncio.gather(*map(seated, all_of))
+    for visitor in all_of:
+        ids, expected = ids_of(visitor.told), texts[tuple(visitor.asked.prompt)]
+        assert ids == expected[: len(ids)], "somebody else's tokens"
+        assert visitor.enough is not None or ids == expected
 
 
-def fields(asked: Request) -> dict[str, Any]:
-    return {name: getattr(asked, name) for name in Request.__slots__}
+def num_alive() -> int:
+    """What there is of requests and of what is made for them."""
+    gc.collect()
+    kinds = {Request, Sequence, Output, asyncio.Task}
+    return sum(type(each) in kinds for each in gc.get_objects())
 
 
-def soaked(*, num_requests: int, at_a_time: int) -> None:
-    engine = tiny_engine()
+def soaked(engine: Engine, asked: list[Request], *, num_requests: int, at_a_time: int) -> None:
+    texts = {tuple(each.prompt): generated(each) for each in asked}
 
     async def use(client: EngineClient) -> None:
-        await soak(client, num_requests=at_a_time, at_a_time=at_a_time)
-        before = psutil.Process().memory_info().rss
-        num_closed = await soak(client, num_requests=num_requests, at_a_time=at_a_time)
-        assert num_closed > num_requests // 5
-        await outputs_of(client, request("last"))
-        assert not engine.has_work
-        engine.check()
-        assert engine.scheduler.pool.num_used == 0
-        assert not client._mailboxes
+        baseline: tuple[int, int] | None = None
+        for seed, number in enumerate((at_a_time, num_requests)):
+            all_of = list(visitors(asked, number, seed=seed))
+            await soak(client, all_of, texts, at_a_time=at_a_time)
+            assert sum(visitor.has_left for visitor in all_of) > number // 5
+            del all_of
+            await outputs_of(client, request("last"))
+            assert not engine.has_work
+            engine.check()
+            assert engine.scheduler.pool.num_used == 0
+            assert not client._mailboxes
+            found = num_alive(), psutil.Process().memory_info().rss
+            baseline = baseline or found
+        assert baseline is not None
+        assert found[0] <= baseline[0] + MOST_IN_HAND
+        grown = found[1] - baseline[1]
+        assert grown < MOST_GROWN, f"{grown >> 20} MB more than before"
         assert client.is_healthy
-        grown = psutil.Process().memory_info().rss - before
-        assert grown < 32 << 20, f"{grown >> 20} MB more than before"
 
     with_client(use, lambda: engine)
 
 
 def test_clients_that_leave_at_any_time_leave_nothing_behind() -> None:
-    soaked(num_requests=150, at_a_time=32)
+    soaked(tiny_engine(), SHORT, num_requests=150, at_a_time=32)
+
+
+def test_neither_do_those_with_long_prompts_that_share_and_are_preempted() -> None:
+    engine = crowded_engine()
+    soaked(engine, LONG, num_requests=60, at_a_time=24)
+    assert engine.stats.num_preemptions > 10
+    assert engine.stats.prefix_hits > 500
 
 
 @pytest.mark.long
-def test_2000_clients_of_whom_many_leave_leave_nothing_behind() -> None:
-    soaked(num_requests=2000, at_a_time=64)
+@pytest.mark.parametrize(("build", "asked"), [(tiny_engine, SHORT), (crowded_engine, LONG)])
+def test_2000_clients_of_whom_many_leave_leave_nothing_behind(
+    build: Callable[[], Engine], asked: list[Request]
+) -> None:
+    soaked(build(), asked, num_requests=2000, at_a_time=64)

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence as Seq
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -46,6 +46,7 @@ def request(number: int, prompt: Seq[int], sampling: SamplingParams, **values: A
 
 def engine_with(
     *,
+    model: CausalLM = MODEL,
     chunk: int = 64,
     seats: int = 8,
     speculation: Speculation | None = None,
@@ -54,7 +55,7 @@ def engine_with(
 ) -> Engine:
     scheduling = SchedulerConfig(max_num_seqs=min(seats, chunk), max_num_batched_tokens=chunk)
     config = EngineConfig(scheduler=scheduling, **{"num_blocks": 64, "block_size": 4} | values)
-    return engine_over(MODEL, tokenizer, config, speculation=speculation)
+    return engine_over(model, tokenizer, config, speculation=speculation)
 
 
 def drain(engine: Engine) -> dict[str, list[Output]]:
@@ -124,10 +125,41 @@ class FixedPace(Pace):
         pass
 
 
+@torch.no_grad()
+def write_adapter(folder: Path, *, seed: int) -> CausalLM:
+    """A LoRA of random weights; the model with it alone."""
+    adapters = Adapters(model := tiny_llama())
+    adapters.add(LoraConfig(r=4))
+    generator = torch.Generator().manual_seed(seed)
+    for part in adapters.parts():
+        for parameter in part.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    save_adapter(adapters, folder)
+    return model
+
+
+class Adapted(NamedTuple):
+    folder: Path
+    alone: CausalLM
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Adapted]:
+    folder = tmp_path_factory.mktemp("adapters")
+    return {
+        name: Adapted(folder / name, write_adapter(folder / name, seed=seed))
+        for seed, name in enumerate("ab")
+    }
+
+
 # Parity
 
 PROMPTS = st.lists(
-    st.tuples(st.integers(0, 3), st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=12)),
+    st.tuples(
+        st.integers(0, 3),
+        st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=12),
+        st.sampled_from([None, "a", "b"]),
+    ),
     min_size=1,
     max_size=6,
 )
@@ -147,7 +179,8 @@ SHARED = list(range(5, 19))
     seed=st.integers(0, 5),
 )
 def test_a_request_gets_the_text_that_it_gets_alone(
-    prompts: list[tuple[int, list[int]]],
+    adapted: dict[str, Adapted],
+    prompts: list[tuple[int, list[int], str | None]],
     chunk: int,
     num_blocks: int,
     num_host_blocks: int,
@@ -158,15 +191,22 @@ def test_a_request_gets_the_text_that_it_gets_alone(
     seed: int,
 ) -> None:
     requests = [
-        request(i, SHARED[: 5 * shared] + own, params(temperature=temperature, seed=seed + i))
-        for i, (shared, own) in enumerate(prompts)
+        request(
+            i,
+            SHARED[: 5 * shared] + own,
+            params(temperature=temperature, seed=seed + i),
+            adapter=adapter,
+        )
+        for i, (shared, own, adapter) in enumerate(prompts)
     ]
-    expected = {each.id: generated(each) for each in requests}
+    alone = {None: MODEL} | {name: model for name, (_, model) in adapted.items()}
+    expected = {each.id: generated(each, alone[each.adapter]) for each in requests}
     proposers: dict[str, Proposer] = {
         "ngram": NgramProposer(shortest=1),
         "half right": HalfRight(expected, seed=seed),
     }
     engine = engine_with(
+        model=tiny_llama(),
         chunk=chunk,
         num_blocks=num_blocks,
         num_host_blocks=num_host_blocks,
@@ -174,6 +214,8 @@ def test_a_request_gets_the_text_that_it_gets_alone(
         speculation=None if drafter == "none" else always(proposers[drafter]),
     )
     engine.scheduler.pool.pace = FixedPace(move_s, read_s=1.0)
+    for name in {each.adapter for each in requests if each.adapter is not None}:
+        engine.load_adapter(name, adapted[name].folder)
     for each in requests:
         engine.add(each)
     outputs = drain(engine)
@@ -269,23 +311,10 @@ def test_a_prefix_that_is_known_is_not_computed_again() -> None:
 # Adapters
 
 
-@torch.no_grad()
-def write_adapter(folder: Path, *, seed: int) -> CausalLM:
-    """A LoRA of random weights; the model with it alone."""
-    adapters = Adapters(model := tiny_llama())
-    adapters.add(LoraConfig(r=4))
-    generator = torch.Generator().manual_seed(seed)
-    for part in adapters.parts():
-        for parameter in part.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    save_adapter(adapters, folder)
-    return model
-
-
 def test_each_request_is_written_by_its_adapter_through_preemptions_and_drafts(
-    tmp_path: Path,
+    adapted: dict[str, Adapted],
 ) -> None:
-    alone = {name: write_adapter(tmp_path / name, seed=i) for i, name in enumerate("ab")}
+    alone = {name: model for name, (_, model) in adapted.items()}
     requests = [
         request(i, SHARED[:9], params(max_tokens=30), adapter=adapter)
         for i, adapter in enumerate([None, "a", "b", "a"])
@@ -295,8 +324,8 @@ def test_each_request_is_written_by_its_adapter_through_preemptions_and_drafts(
     config = EngineConfig(scheduler=scheduling, num_blocks=20, block_size=4)
     speculation = always(HalfRight(expected, seed=1))
     engine = engine_over(tiny_llama(), None, config, speculation=speculation)
-    for name in alone:
-        engine.load_adapter(name, tmp_path / name)
+    for name, (folder, _) in adapted.items():
+        engine.load_adapter(name, folder)
     for each in requests:
         engine.add(each)
     engine.unload_adapter("a")
@@ -450,10 +479,10 @@ def test_a_text_ends_at_its_stop_string_with_drafts_and_without(
     free.add(Request(id="0", prompt=prompt, params=params(max_tokens=30)))
     outputs = drain(free)
     text, ids = texts_of(outputs)["0"], ids_of(outputs["0"])
-    for start in range(0, len(text) - 3, 2):
+    for start in range(len(text) - 3):
         stop = text[start : start + 3]
-        for seed in range(2):
-            speculation = always(HalfRight({"0": ids}, seed=seed)) if seed else None
+        drafted = always(HalfRight({"0": ids}, seed=start))
+        for speculation in (drafted, None)[: 1 if start % 4 else 2]:
             engine = engine_over(model, tokenizer, config, speculation=speculation)
             stopped = params(max_tokens=30, stop=[stop])
             engine.add(Request(id="0", prompt=prompt, params=stopped))
