@@ -127,5 +127,5 @@ def test_metrics_have_the_names_of_vllms(client: openai.OpenAI, running: Any) ->
         "request_params_max_tokens_count",
         "request_params_n_count",
     ):
-        labels = rf'\{{[^}}]*\bengine="0",'
+        labels = r'\{[^}]*\bengine="0",'
         assert re.search(f"^pharos:{name}{labels}", text, re.MULTILINE), name
