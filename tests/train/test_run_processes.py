@@ -52,7 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     words = STORY.split()
     texts = [" ".join(words[i % 7 :] + words[: i % 11]) for i in range(60)]
-    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    records = [{"text": t, "text_b": t[::-1], "label": len(t) % 2} for t in texts]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     train_tokenizer(texts, TokenizerConfig(vocab_size=300)).save(folder / "tokenizer")
     config = TokenizerConfig(kind="wordpiece", vocab_size=300)
     train_tokenizer(texts, config).save(folder / "wordpiece")
@@ -175,18 +176,33 @@ def test_two_processes_train_as_one(folder: Path, alone: Path, tmp_path: Path) -
     assert losses(tmp_path / "both") == pytest.approx(losses(alone), rel=1e-5)
 
 
+def of_objective(name: str, folder: Path) -> dict[str, Any]:
+    """The sections that differ from a causal language model's; workers, where examples are made."""
+    encoder = {"model": {"config": BERT}, "tokenizer": {"load": str(folder / "wordpiece")}}
+    records = {"train": str(folder / "texts.jsonl"), "max_tokens": 24, "validation": 0.2}
+    sections: dict[str, dict[str, Any]] = {
+        "causal_lm": {},
+        "masked_lm": encoder,
+        "sequence_classification": encoder | {"data": records},
+        "info_nce": encoder | {"data": records},
+        "sft": {"data": records | {"format": "text", "packing": True}},
+    }
+    workers = int(name != "causal_lm")
+    loop = training(steps=60, evaluate_every=None, workers=workers)
+    return {"objective": {"name": name}, "training": loop, **sections[name]}
+
+
+OTHERS = ("masked_lm", "sequence_classification", "info_nce", "sft")
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(
-    "objective", ["causal_lm", pytest.param("masked_lm", marks=pytest.mark.long)]
+    "objective", ["causal_lm", *(pytest.param(name, marks=pytest.mark.long) for name in OTHERS)]
 )
 def test_two_processes_that_are_killed_go_on_as_if_they_had_not_been(
     objective: str, folder: Path, tmp_path: Path
 ) -> None:
-    sections: dict[str, Any] = {"training": training(steps=60, evaluate_every=None)}
-    if objective == "masked_lm":
-        sections |= {"model": {"config": BERT}, "tokenizer": {"load": str(folder / "wordpiece")}}
-        sections["training"]["workers"] = 1
-    sections["objective"] = {"name": objective}
+    sections = of_objective(objective, folder)
     undisturbed = run(write_recipe(folder, tmp_path / "whole", **sections), processes=2)
     assert undisturbed.returncode == 0, undisturbed.stderr
 
