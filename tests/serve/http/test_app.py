@@ -129,3 +129,24 @@ def test_metrics_have_the_names_of_vllms(client: openai.OpenAI, running: Any) ->
     ):
         labels = r'\{[^}]*\bengine="0",'
         assert re.search(f"^pharos:{name}{labels}", text, re.MULTILINE), name
+
+
+def test_what_was_asked_for_is_counted_once_a_prompt_and_lengths_once_a_text(
+    client: openai.OpenAI, running: Any
+) -> None:
+    def told(name: str) -> float:
+        text = httpx.get(f"{running.url}/metrics").text
+        (line,) = re.findall(rf"^pharos:{name}{{.*", text, re.MULTILINE)
+        return float(line.rpartition(" ")[2])
+
+    expected = {
+        "request_params_n_count": 2,
+        "request_params_n_sum": 4,
+        "request_max_num_generation_tokens_sum": 2 * 5,
+        "request_params_max_tokens_count": 4,
+        "request_generation_tokens_sum": 4 * 5,
+    }
+    before = {name: told(name) for name in expected}
+    asked = {"model": "tiny", "prompt": ["The keeper", "gulls"], "max_tokens": 5, "n": 2}
+    client.completions.create(**asked, extra_body={"ignore_eos": True})
+    assert {name: told(name) - before[name] for name in expected} == expected
