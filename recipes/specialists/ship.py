@@ -49,7 +49,7 @@ from pharos.specialists.span_reader import SpanReader
 from pharos.specialists.team import load_specialists
 
 CANDIDATES = 30
-LEFT_OUT = 0.4
+LEFT_OUT = 0.5
 GOOD = 0.5
 """The F1 from which on an answer counts as right."""
 FALSE_POSITIVES = 0.01
