@@ -18,7 +18,7 @@ from pharos.ops.native import NativeBlocks, library
 from pharos.ops.native.load import SWITCH
 from pharos.ops.paged_attention import Segment
 from pharos.quant import METHODS, convert
-from pharos.quant.native import NativeLlama
+from pharos.quant.native import MOST_OF_ONE, NativeLlama
 from pharos.serve.engine.build import EngineConfig, engine_over
 from pharos.serve.engine.paged_cache import PagedCache
 from pharos.serve.engine.paged_kv import PagedKV
@@ -128,15 +128,39 @@ def test_many_sequences_at_a_time_get_the_twins_logits(
     tables = [[2 * n, 2 * n + 1] for n in range(num_sequences)]
     passes = [[Segment(table, 0, 5 + n % 3) for n, table in enumerate(tables)]]
     passes += [[Segment(table, 5 + n % 3, 1) for n, table in enumerate(tables)]]
+    rows = rows_of_native_passes(monkeypatch)
     similar = torch.cosine_similarity(written(ours, passes), written(twin, passes), dim=-1)
     assert similar.min() > (0.99 if method == "w8a8" else 0.998)
+    assert isinstance(ours.body, NativeLlama)
+    most = ours.body.native.most_rows(ours.dtype)
+    asked = [sum(segment.num_tokens for segment in batch) for batch in passes]
+    assert rows == [count for count in asked if count <= most]
 
 
-def test_a_prompt_goes_the_usual_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However short: its tokens share their keys, and the kernels would read them for each."""
+def rows_of_native_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows the kernels have been given in each pass, from now on."""
+    rows: list[int] = []
+    compute = NativeBlocks.__call__
+
+    def counting(blocks: NativeBlocks, x_1ND: Tensor, *args: Any) -> Tensor:
+        rows.append(x_1ND.shape[1])
+        return compute(blocks, x_1ND, *args)
+
+    monkeypatch.setattr(NativeBlocks, "__call__", counting)
+    return rows
+
+
+@pytest.mark.parametrize(("length", "is_native"), [(MOST_OF_ONE, True), (MOST_OF_ONE + 1, False)])
+def test_a_prompt_goes_the_usual_way_unless_it_is_very_short(
+    length: int, is_native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tokens share their keys, and the kernels read them for each."""
     ours, twin = pair("llama", "w8a8", monkeypatch)
-    monkeypatch.setattr(NativeBlocks, "__call__", None)
-    assert torch.equal(written(ours, PASSES[:1]), written(twin, PASSES[:1]))
+    rows = rows_of_native_passes(monkeypatch)
+    passes = [[Segment(ONE, 0, length)]]
+    found, expected = written(ours, passes), written(twin, passes)
+    assert torch.cosine_similarity(found, expected, dim=-1).min() > 0.99
+    assert rows == ([length] if is_native else [])
 
 
 @pytest.mark.parametrize("method", NATIVE)

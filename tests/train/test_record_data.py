@@ -90,6 +90,8 @@ def test_a_tokenizer_that_was_learned_is_used_again_by_its_own_recipe_only(tmp_p
 
     assert any("Learning a tokenizer" in line for line in told_by(recipe(tmp_path)))
     assert not any("Learning a tokenizer" in line for line in told_by(recipe(tmp_path)))
+    (tmp_path / "run/data/tokenizer/tokenizer.json").unlink()  # as if it had been killed there
+    assert any("Learning a tokenizer" in line for line in told_by(recipe(tmp_path)))
     other = recipe(tmp_path, tokenizer={"train": {"kind": "bpe", "vocab_size": 300}})
     with pytest.raises(TrainingError, match="made by other settings"):
         told_by(other)

@@ -11,7 +11,7 @@ import torch
 
 from pharos.core.errors import TrainingError
 from pharos.data.tokenizer import Tokenizer
-from pharos.data.train_tokenizer import TokenizerConfig, train_tokenizer
+from pharos.data.train_tokenizer import TokenizerConfig
 from pharos.models.family import Task
 from pharos.models.resolve import find_model
 from pharos.train.conversation_data import CONVERSATIONAL, Chat, conversation_data
@@ -30,6 +30,7 @@ from pharos.train.text_data import (
     TOKENIZER_FILE,
     Data,
     Preparation,
+    learn_tokenizer,
     text_data,
 )
 
@@ -171,7 +172,7 @@ def _learned(recipe: Recipe, data: RecordData, say: Say, config: TokenizerConfig
     if not (folder / TOKENIZER_FILE).is_file():
         say(f"Learning a tokenizer ({config.kind}) from {data.records}")
         texts = list(record_texts(data, str(recipe.objective["name"])))
-        train_tokenizer(texts, config).save(folder)
+        learn_tokenizer(texts, config, folder)
     return Tokenizer.load(folder)
 
 

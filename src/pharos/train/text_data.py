@@ -7,6 +7,7 @@ source may be token shards already (`pharos corpus build`): then nothing is made
 """
 
 import json
+import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -70,6 +71,15 @@ class Texts:
         part.replace(self.path)
 
 
+def learn_tokenizer(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
+    """The folder takes its name once it is whole."""
+    part = folder.with_name(folder.name + ".part")
+    for left in (part, folder):
+        shutil.rmtree(left, ignore_errors=True)
+    train_tokenizer(texts, config).save(part)
+    part.rename(folder)
+
+
 class Preparation:
     """Makes the data of a run, in `folder`. What is there already was made by the same settings:
     another recipe's is refused."""
@@ -90,7 +100,7 @@ class Preparation:
                 require_texts(name, source)
             texts = [self.texts(name) for name in self.data.sources]
             self.say(f"Learning a tokenizer ({config.kind}) from the texts")
-            train_tokenizer(Chain(texts), config).save(folder)
+            learn_tokenizer(Chain(texts), config, folder)
         return Tokenizer.load(folder)
 
     def texts(self, name: str) -> Texts:

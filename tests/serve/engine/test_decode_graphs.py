@@ -12,7 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pharos.adapt import Adapters, LoraConfig, save_adapter
 from pharos.core import SamplingParams
@@ -300,10 +302,26 @@ class NothingFromTheHost(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        given = {x.device.type for x in args if isinstance(x, Tensor) and x.ndim}
-        made = out.device.type if isinstance(out, Tensor) else "meta"
-        if made == "meta" and "cpu" in given:
+        leaves = tree_leaves((args, kwargs))
+        from_host = any(x.is_cpu and x.ndim for x in leaves if isinstance(x, Tensor))
+        if from_host and any(x.is_meta for x in tree_leaves(out) if isinstance(x, Tensor)):
             raise RuntimeError(f"{func} copies from the host")
+        return out
+
+
+class NothingMadeFromLists(TorchFunctionMode):
+    """Forbids what the dispatcher does not see: a tensor of the device made of Python's numbers."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in (torch.tensor, torch.as_tensor) and out.is_meta:
+            raise RuntimeError(f"{func.__name__} copies from the host")
         return out
 
 
@@ -311,7 +329,7 @@ def recorded(config: Mapping[str, Any]) -> DecodeGraphs:
     """Each pass once, on a device that is not the host's and whose tensors have no data."""
 
     def run_all(passes: dict[int, Pass], device: torch.device) -> dict[int, Pass]:
-        with NothingFromTheHost():
+        with NothingFromTheHost(), NothingMadeFromLists():
             for compute in passes.values():
                 compute()
         return passes
@@ -344,6 +362,16 @@ def test_models_that_do_are_refused(
 
 def test_models_that_can_be_recorded_have_no_obstacle() -> None:
     assert [obstacle(decoder(config)) for config in CONFIGS.values()] == [None] * len(CONFIGS)
+
+
+def test_an_engine_whose_graphs_cannot_be_recorded_goes_on_without_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = decoder(REFUSED["mixture of experts"])
+    engine = engine_over(model, None, EngineConfig(num_blocks=16, block_size=4), graphs=SIZES)
+    engine.add(Request(id="0", prompt=[1, 2], params=SamplingParams(max_tokens=3)))
+    assert len(written_by(engine)["0"]) == 3
+    assert "are not recorded as CUDA graphs, and go on without" in caplog.text
 
 
 # Sizes

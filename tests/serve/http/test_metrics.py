@@ -41,6 +41,22 @@ class Broken:
         return EngineStats()
 
 
+class HalfBroken(Broken):
+    """It fails once the two choices of the prompt [5] are written."""
+
+    def __init__(self) -> None:
+        self.written = asyncio.Semaphore(0)
+
+    async def generate(self, request: Request) -> AsyncGenerator[Output, None]:
+        if request.prompt == [5]:
+            yield Output(request_id=request.id, num_generated=3, finish_reason="stop")
+            self.written.release()
+            return
+        for _ in range(2):
+            await self.written.acquire()
+        raise RuntimeError("a mistake")
+
+
 def samples(metrics: Metrics) -> dict[str, list[tuple[dict[str, str], float]]]:
     told: dict[str, list[tuple[dict[str, str], float]]] = {}
     for family in text_string_to_metric_families(metrics.exposition().decode()):
@@ -124,10 +140,26 @@ def test_times_are_told_apart_up_to_minutes() -> None:
 
 
 def test_a_mistake_of_the_server_is_no_client_that_left(llama_folder: Path) -> None:
-    model = load_served(llama_folder, name="tiny", max_len=100, template=None, tool_format=None)
-    frontend = Frontend(Broken(), model, HttpConfig())
+    metrics = metrics_of_failing(Broken(), [[5]], llama_folder)
+    ((labels, count),) = samples(metrics)["pharos:request_failure_total"]
+    assert (labels["reason"], count) == ("server_error", 2)
+    assert value(metrics, "request_params_n_count") == 0
+
+
+def test_a_prompt_that_was_answered_counts_beside_one_that_failed(llama_folder: Path) -> None:
+    metrics = metrics_of_failing(HalfBroken(), [[5], [6]], llama_folder)
+    ((labels, count),) = samples(metrics)["pharos:request_failure_total"]
+    assert (labels["reason"], count) == ("server_error", 2)
+    assert value(metrics, "request_params_n_count") == 1
+    assert value(metrics, "request_max_num_generation_tokens_sum") == 3
+
+
+def metrics_of_failing(engine: Broken, prompts: list[list[int]], folder: Path) -> Metrics:
+    """After two choices of each prompt were asked for."""
+    model = load_served(folder, name="tiny", max_len=100, template=None, tool_format=None)
+    frontend = Frontend(engine, model, HttpConfig())
     body = CompletionRequest(model="tiny", prompt="x", n=2)
-    job = frontend.write_job(body, [[5]], prefix="cmpl", max_tokens=4)
+    job = frontend.write_job(body, prompts, prefix="cmpl", max_tokens=4)
 
     async def read() -> None:
         async for _ in frontend.outputs(job):
@@ -135,5 +167,4 @@ def test_a_mistake_of_the_server_is_no_client_that_left(llama_folder: Path) -> N
 
     with pytest.raises(RuntimeError):
         asyncio.run(read())
-    ((labels, count),) = samples(frontend.metrics)["pharos:request_failure_total"]
-    assert (labels["reason"], count) == ("server_error", 2)
+    return frontend.metrics

@@ -23,7 +23,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__AMX_TILE__)
 #include <immintrin.h>
 #endif
 
@@ -261,7 +261,7 @@ static void halve(Rows *rows, const float *x_NI, int64_t stride, int64_t num_inp
     for (int n = 0; n < rows->num_rows; n++) {
         uint16_t *h_I = rows->h_NI + n * rows->stride;
         narrow(x_NI + n * stride, num_inputs, BFLOAT16, h_I);
-        memset(h_I + num_inputs, 0, 2 * (rows->stride - num_inputs));
+        memset(h_I + num_inputs, 0, 2 * (padded(num_inputs) - num_inputs));
     }
 }
 
@@ -525,7 +525,10 @@ INLINE void begin_tiles(void)
         shapes.row_bytes[tile] = TILE_BYTES;
         shapes.rows[tile] = TILE_ROWS;
     }
+    /* Older headers do not tell the compiler that the shapes are read, nor the loads that follow. */
+    __asm__ volatile("" ::"r"(&shapes) : "memory");
     _tile_loadconfig(&shapes);
+    __asm__ volatile("" ::: "memory");
 }
 
 /* Thirty-two outputs of sixteen rows or, if `has_more`, thirty-two. A row of a tile of weights has

@@ -5,7 +5,8 @@
         y = matrix(x)
 
 oneDNN's layouts are its own affair, and differ between processors. Of those that lie as our kernels
-read them, a row is multiplied by both, and the kernels are used if they give the same.
+read them, a row and more rows than a tile has are multiplied by both, and the kernels are used if
+they give the same.
 
 Shapes: N rows, I inputs, O outputs.
 """
@@ -25,6 +26,8 @@ from pharos.ops.native.structures import Matrix
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 """As the kernels number them."""
+
+TILE_ROWS = 16
 
 
 class Layout(IntEnum):
@@ -98,8 +101,11 @@ def bf16_matrix(packed_OI: Tensor, bias_O: Tensor | None) -> NativeMatrix | None
         torch.ops.mkldnn.data_ptr(packed_OI),
         bias_O=bias_O,
     )
-    x_1I = _any_row(num_inputs).bfloat16()
-    return made if _agree(made(x_1I), packed_linear(x_1I, packed_OI, bias_O, gelu=False)) else None
+
+    def expected(x_NI: Tensor) -> Tensor:
+        return packed_linear(x_NI, packed_OI, bias_O, gelu=False)
+
+    return made if _agrees(made, expected, torch.bfloat16) else None
 
 
 def int8_matrix(packed_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None) -> NativeMatrix | None:
@@ -126,12 +132,13 @@ def int8_matrix(packed_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None) -> Na
         sums_O=sums_O,
         bias_O=bias_O,
     )
-    x_1I = _any_row(num_inputs)
-    q_1I, most_11 = quantize_around_zero(x_1I)
-    expected_1O = int8_matmul(q_1I, packed_OI, scale_O, zero=ZERO) * most_11
-    if bias_O is not None:
-        expected_1O += bias_O
-    return made if _agree(made(x_1I), expected_1O) else None
+
+    def expected(x_NI: Tensor) -> Tensor:
+        q_NI, most_N1 = quantize_around_zero(x_NI)
+        y_NO = int8_matmul(q_NI, packed_OI, scale_O, zero=ZERO) * most_N1
+        return y_NO if bias_O is None else y_NO + bias_O
+
+    return made if _agrees(made, expected, torch.float32) else None
 
 
 def int8_rows_matrix(
@@ -192,12 +199,14 @@ def _up(count: int, to: int) -> int:
     return -(-count // to) * to
 
 
-def _any_row(width: int) -> Tensor:
-    return torch.randn(1, width, generator=torch.Generator().manual_seed(width))
-
-
-def _agree(ours: Tensor, theirs: Tensor) -> bool:
-    """Equal but for rounding; weights in another order would give something else altogether. (What
-    is no number equals nothing.)"""
-    off = (ours.float() - theirs.float()).abs().max()
-    return bool(off <= 0.02 * theirs.float().abs().max())
+def _agrees(made: NativeMatrix, expected: Callable[[Tensor], Tensor], dtype: torch.dtype) -> bool:
+    """Whether both give the same but for rounding; weights in another order would give something
+    else altogether. (What is no number equals nothing.) One row, and one more than fit into a tile,
+    take different ways through the kernels."""
+    seeded = torch.Generator().manual_seed(made.num_inputs)
+    for num_rows in {1, min(TILE_ROWS + 1, made.most_rows(dtype))}:
+        x_NI = torch.randn(num_rows, made.num_inputs, generator=seeded).to(dtype)
+        ours_NO, theirs_NO = made(x_NI).float(), expected(x_NI).float()
+        if not bool((ours_NO - theirs_NO).abs().max() <= 0.02 * theirs_NO.abs().max()):
+            return False
+    return True

@@ -17,7 +17,7 @@ from pharos.serve.engine.draft_model import DraftModelProposer
 from pharos.serve.engine.engine import Engine
 from pharos.serve.engine.followers import Followers, agree_on_least
 from pharos.serve.engine.grammar import GrammarCompiler
-from pharos.serve.engine.paged_kv import PagedKV, free_memory, num_blocks_in
+from pharos.serve.engine.paged_kv import GIB, PagedKV, free_memory, num_blocks_in
 from pharos.serve.engine.runner import Pooling, Runner
 from pharos.serve.engine.scheduler import Scheduler, SchedulerConfig
 from pharos.serve.engine.speculation import AdaptiveLength, NgramProposer, Speculation
@@ -168,7 +168,7 @@ def engine_over(
             pooling=config.pooling,
             adapters=AdapterRegistry(model) if followers is None else None,
             followers=followers,
-            graphs=None if graphs is None else DecodeGraphs(model, kv, graphs),
+            graphs=None if graphs is None else _recorded(model, kv, graphs),
         ),
         tokenizer=tokenizer,
         compiler=_compiler(model, tokenizer),
@@ -228,6 +228,20 @@ def _scheduling(model: CausalLM, config: EngineConfig) -> SchedulerConfig:
     return replace(config.scheduler, max_model_len=_max_len(model, config.scheduler))
 
 
+def _recorded(model: CausalLM, kv: PagedKV, sizes: GraphSizes) -> DecodeGraphs | None:
+    """None where the device, or the compiler of a kernel, refuses: steps are as ever then."""
+    try:
+        return DecodeGraphs(model, kv, sizes)
+    except Exception as error:
+        log.warning(
+            "steps are not recorded as CUDA graphs, and go on without them (--no-cuda-graphs "
+            "does not try): %s: %s",
+            type(error).__name__,
+            error,
+        )
+        return None
+
+
 def _make_kv(
     model: CausalLM,
     config: EngineConfig,
@@ -258,14 +272,11 @@ def _num_blocks(
     draft_model: CausalLM | None,
     graphs: GraphSizes | None,
 ) -> int:
-    """As many as the memory has room for, but no more than sequences could fill. Processes on CPUs
-    share the memory of one machine."""
-    device, size = model.body.embedding.weight.device, config.block_size
-    sharing = 1 if device.type == "cuda" else config.tensor_parallel
+    """As many as the memory has room for, but no more than sequences could fill."""
+    size = config.block_size
     beside = [] if draft_model is None else draft_model.body.attention_shapes()
-    taken = 0 if graphs is None else graphs.num_bytes(model, size)
     available = num_blocks_in(
-        free_memory(device) // sharing - taken,
+        _kv_budget(model, config, graphs),
         own_shapes(model, config.tensor_parallel) + beside,
         block_size=size,
         max_tokens=config.scheduler.max_model_len or size,
@@ -276,6 +287,20 @@ def _num_blocks(
     if longest is None:
         return available
     return min(available, scheduling.max_num_seqs * -(-longest // size))
+
+
+def _kv_budget(model: CausalLM, config: EngineConfig, graphs: GraphSizes | None) -> int:
+    """The bytes that keys and values may take. Processes on CPUs share one machine's memory."""
+    device = model.body.embedding.weight.device
+    sharing = 1 if device.type == "cuda" else config.tensor_parallel
+    free = free_memory(device) // sharing
+    taken = 0 if graphs is None else graphs.num_bytes(model, config.block_size)
+    if taken > free:
+        raise ValueError(
+            f"CUDA graphs take {taken / GIB:.2f} GiB, and {free / GIB:.2f} GiB are free: switch "
+            "them off (--no-cuda-graphs), or set max_model_len or max_num_seqs lower"
+        )
+    return free - taken
 
 
 def _compiler(model: CausalLM, tokenizer: Tokenizer | None) -> GrammarCompiler | None:

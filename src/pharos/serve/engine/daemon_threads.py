@@ -50,9 +50,9 @@ class DaemonThreads:
         future: Future[T] = Future()
         with self._changed:
             assert not self._is_closed, f"{self._name} threads are closed"
-            self._tasks.append(_Task(future, call))
             if len(self._threads) < self._count:
                 self._begin()
+            self._tasks.append(_Task(future, call))
             self._changed.notify()
         return future
 
@@ -71,8 +71,8 @@ class DaemonThreads:
     def _begin(self) -> None:
         name = f"{self._name}-{len(self._threads)}"
         thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
 
     def _work(self) -> None:
         while (task := self._next()) is not None:

@@ -163,13 +163,13 @@ def agree_on_least(value: int) -> int:
 
 
 def follow(runner: "Runner") -> None:
-    """Compute what rank 0 computes, until it ends."""
+    """Compute what rank 0 computes, until it is gone."""
     while (batch := _next_batch()) is not None:
         runner.compute(batch)
 
 
 def _next_batch() -> Batch | None:
-    """None when rank 0 says so, or is gone."""
+    """None when rank 0 is gone: it tells nobody to end."""
     try:
         return _broadcast(None)
     except RuntimeError:

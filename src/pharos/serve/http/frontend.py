@@ -46,9 +46,11 @@ class Job:
         return self.requests[0].kind
 
     def choices_of(self, outputs: Mapping[int, Output]) -> Iterator[list[Output]]:
-        """Of each prompt, what belongs to its choices, by their numbers in the job."""
+        """Of each prompt whose choices are all there, by their numbers in the job."""
         for first in range(0, len(self.requests), self.num_choices):
-            yield [outputs[first + choice] for choice in range(self.num_choices)]
+            choices = range(first, first + self.num_choices)
+            if all(number in outputs for number in choices):
+                yield [outputs[number] for number in choices]
 
 
 class Frontend:
@@ -133,7 +135,7 @@ class Frontend:
         finally:
             if outcome != "done":
                 self.metrics.failed(outcome, len(job.requests) - len(ended))
-            elif job.kind == "generate":
+            if job.kind == "generate":
                 for choices in job.choices_of(ended):
                     self.metrics.prompt_answered(choices)
             _log(job, ended.values(), outcome, time.monotonic() - started)
