@@ -34,9 +34,7 @@ def multiplies_bf16() -> bool:
 
 def _takes_bf16() -> bool:
     """Without AVX-512 (or where it is switched off), oneDNN refuses to lay bf16 weights out."""
-    return torch.backends.mkldnn.is_available() and bool(
-        torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def pack_weight(weight_OI: Tensor) -> Tensor:
