@@ -19,7 +19,7 @@ M = TypeVar("M", bound=nn.Module)
 class PackedLinear(nn.Module):
     """A frozen linear, with or without a GELU after it, in oneDNN's layout."""
 
-    few_rows: NativeMatrix | None = None
+    native: NativeMatrix | None = None
 
     def __init__(self, linear: nn.Linear, gelu: bool) -> None:
         super().__init__()
@@ -30,8 +30,8 @@ class PackedLinear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, x_NI: Tensor) -> Tensor:
-        if self.few_rows is not None and self.few_rows.takes(x_NI):
-            return self.few_rows(x_NI)
+        if self.native is not None and self.native.takes(x_NI):
+            return self.native(x_NI)
         return packed_linear(x_NI, self.weight, self.bias, gelu=self.gelu)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
@@ -45,7 +45,7 @@ class PackedLinear(nn.Module):
 class PackedEmbedding(nn.Embedding):
     """A frozen table, and the head that is tied to it, whose weight is kept once more, packed."""
 
-    few_rows: NativeMatrix | None = None
+    native: NativeMatrix | None = None
 
     def __init__(self, table: nn.Embedding) -> None:
         size, width = table.weight.shape
@@ -54,8 +54,8 @@ class PackedEmbedding(nn.Embedding):
 
     def project(self, x_D: Tensor) -> Tensor:
         """The scores of the vocabulary."""
-        if self.few_rows is not None and self.few_rows.takes(x_D):
-            return self.few_rows(x_D)
+        if self.native is not None and self.native.takes(x_D):
+            return self.native(x_D)
         return packed_linear(x_D, self.packed_VD, None, gelu=False)
 
     def native_matrix(self) -> NativeMatrix | None:

@@ -3,7 +3,7 @@
     use_native(model)       # after its linears were converted
 
 Linears that know how their weights lie (`native_matrix`) multiply few rows themselves: up to eight,
-or 64 where the processor multiplies in tiles (AMX). The body of a Llama, Mistral or Qwen whose
+or 64 where the processor multiplies in tiles (AMX), and there in W8A8 any number of them. The body of a Llama, Mistral or Qwen whose
 linears all do takes such rows through its blocks in one call, when it is asked for over paged keys.
 Everything else goes the usual way: prompts, other caches and masks, and a model of which some part
 has been replaced (by an adapter, or by the share of a split one).
@@ -40,10 +40,10 @@ the kernels would read these for each of them."""
 
 
 @runtime_checkable
-class FewRowLinear(Protocol):
-    """A linear that multiplies few rows by `few_rows`, if it has one."""
+class NativeLinear(Protocol):
+    """A linear that multiplies by `native`, if it has one, what that takes."""
 
-    few_rows: NativeMatrix | None
+    native: NativeMatrix | None
 
     def native_matrix(self) -> NativeMatrix | None: ...
 
@@ -60,8 +60,8 @@ def use_native(model: CausalLM) -> None:
     if library() is None:
         return
     for module in model.modules():
-        if isinstance(module, FewRowLinear):
-            module.few_rows = module.native_matrix()
+        if isinstance(module, NativeLinear):
+            module.native = module.native_matrix()
     if type(model.body) is Llama and (native := native_blocks(model.body)) is not None:
         model.body = NativeLlama(model.body, native)
 
@@ -119,7 +119,7 @@ def _block_parts(block: LlamaBlock) -> Parts | None:
     if type(mlp) is not GatedFeedForward or mlp.activation not in SILU or attention.dropout:
         return None
     linears = (attention.query, attention.key, attention.value, attention.out)
-    matrices = [getattr(x, "few_rows", None) for x in (*linears, mlp.gate, mlp.up, mlp.down)]
+    matrices = [getattr(x, "native", None) for x in (*linears, mlp.gate, mlp.up, mlp.down)]
     if None in matrices:
         return None
     window = attention.window

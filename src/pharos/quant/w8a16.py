@@ -22,7 +22,7 @@ from pharos.quant.decoders import convert_decoder
 class W8A16Linear(nn.Module):
     """A frozen linear; it gives what it is given, in type and in dimensions but the last."""
 
-    few_rows: NativeMatrix | None = None
+    native: NativeMatrix | None = None
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -33,8 +33,8 @@ class W8A16Linear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.few_rows is not None and self.few_rows.takes(x):
-            return self.few_rows(x)
+        if self.native is not None and self.native.takes(x):
+            return self.native(x)
         x_NI = x.reshape(-1, self.in_features).bfloat16()
         is_fast = can_multiply_int8_weight(self.weight)
         matmul = int8_weight_matmul if is_fast else plain_int8_weight_matmul

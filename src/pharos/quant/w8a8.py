@@ -46,7 +46,7 @@ class W8A8Linear(nn.Module):
     """A frozen linear; it gives what it is given, in type and in dimensions but the last. Those of
     a model share the `last` input."""
 
-    few_rows: NativeMatrix | None = None
+    native: NativeMatrix | None = None
 
     def __init__(self, linear: nn.Linear, last: LastInput | None = None) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ class W8A8Linear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.few_rows is not None and self.few_rows.takes(x):
-            return self.few_rows(x)
+        if self.native is not None and self.native.takes(x):
+            return self.native(x)
         q_NI, most_N1 = self.last.quantized(x)
         matmul = int8_matmul if self.fast else plain_int8_matmul
         y_NO = matmul(q_NI, self.weight, self.scale_O, zero=ZERO, dtype=x.dtype).mul_(most_N1)

@@ -1,4 +1,4 @@
-"""A few rows are multiplied as torch's own kernels do it.
+"""Rows are multiplied as torch's own kernels do it.
 
 Shapes: N rows, I inputs, O outputs.
 """
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("native")
 
 SIZES = [(1, 4), (16, 64), (33, 36), (64, 896), (100, 72), (300, 60), (31, 1200)]
 sizes = pytest.mark.parametrize("size", SIZES, ids=str)
-NUM_ROWS = (*range(1, 10), 15, 16, 17, 31, 32, 33, 48, 49, 63, 64)
-"""With a tile full, nearly, and just no longer."""
+NUM_ROWS = (*range(1, 10), 15, 16, 17, 31, 32, 33, 48, 49, 63, 64, 65, 130, 257)
+"""With a tile full, nearly, and just no longer; and a prompt's."""
 Twin = Callable[[Tensor], Tensor]
 
 
@@ -76,8 +76,9 @@ def in_bytes(size: tuple[int, int]) -> tuple[NativeMatrix, Twin]:
     return matrix, twin
 
 
-def few(matrix: NativeMatrix, dtype: torch.dtype) -> list[int]:
-    return [num_rows for num_rows in NUM_ROWS if num_rows <= matrix.most_rows(dtype)]
+def taken(matrix: NativeMatrix, dtype: torch.dtype) -> list[int]:
+    likes = [torch.empty(num_rows, matrix.num_inputs, dtype=dtype) for num_rows in NUM_ROWS]
+    return [len(x_NI) for x_NI in likes if matrix.takes(x_NI)]
 
 
 KINDS = {"bf16": in_bf16, "w8a16": in_bytes_by_rows, "w8a8": in_bytes}
@@ -89,7 +90,7 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 def test_every_number_of_rows_equals_the_plain_twin(kind: str, size: tuple[int, int]) -> None:
     matrix, twin = KINDS[kind](size)
     for dtype, tolerance in ((torch.bfloat16, 0.02), (torch.float32, 1e-4)):
-        for num_rows in few(matrix, dtype):
+        for num_rows in taken(matrix, dtype):
             torch.set_num_threads(1 + num_rows % 2)
             x_NI = torch.randn(num_rows, size[1]).to(dtype)
             expected = twin(x_NI)
@@ -100,11 +101,11 @@ def test_every_number_of_rows_equals_the_plain_twin(kind: str, size: tuple[int, 
 @kinds
 def test_a_row_depends_neither_on_its_neighbours_nor_on_the_threads(kind: str) -> None:
     matrix, _ = KINDS[kind]((100, 72))
-    x_NI = torch.randn(matrix.most_rows(torch.bfloat16), 72).bfloat16()
+    x_NI = torch.randn(max(taken(matrix, torch.bfloat16)), 72).bfloat16()
     torch.set_num_threads(1)
     alone = torch.cat([matrix(x_NI[n : n + 1]) for n in range(len(x_NI))])
     torch.set_num_threads(3)
-    for num_rows in few(matrix, torch.bfloat16):
+    for num_rows in taken(matrix, torch.bfloat16):
         assert torch.equal(matrix(x_NI[:num_rows]), alone[:num_rows])
 
 
@@ -114,7 +115,7 @@ def test_dynamic_bytes_are_multiplied_as_by_onednn_bit_for_bit() -> None:
     packed_OI, scale_O = pack_int8_weight(codes_OI), scale_O / 127
     matrix = int8_matrix(packed_OI, scale_O, None)
     assert matrix is not None
-    for num_rows in few(matrix, torch.bfloat16):
+    for num_rows in taken(matrix, torch.bfloat16):
         spread_N1 = torch.logspace(-3, 3, num_rows)[:, None]
         x_NI = (torch.randn(num_rows, 896) * spread_N1).bfloat16()
         q_NI, most_N1 = quantize_around_zero(x_NI)
@@ -149,7 +150,7 @@ def test_dimensions_and_strides_are_kept(kind: str) -> None:
 def test_what_is_no_number_stays_none() -> None:
     for kind in ("bf16", "w8a16"):
         matrix, _ = KINDS[kind]((33, 36))
-        for num_rows in few(matrix, torch.bfloat16):
+        for num_rows in taken(matrix, torch.bfloat16):
             x_NI = torch.randn(num_rows, 36).bfloat16()
             x_NI[-1, 5] = torch.nan
             found = matrix(x_NI)
@@ -178,6 +179,15 @@ def test_tiles_take_more_rows_but_not_of_floats() -> None:
     assert matrix.takes(torch.zeros(64, 64).bfloat16())
     assert not matrix.takes(torch.zeros(65, 64).bfloat16())
     assert not matrix.takes(torch.zeros(9, 64))
+
+
+def test_any_number_of_rows_becomes_bytes_in_tiles() -> None:
+    matrix, _ = in_bytes((16, 64))
+    if matrix.most_rows(torch.float32) == 8:
+        pytest.skip("the kernels have no tiles here")
+    assert matrix.takes(torch.zeros(1000, 64))
+    assert matrix.takes(torch.zeros(1000, 64).bfloat16())
+    assert not matrix.takes(torch.zeros(1000, 64).half())
 
 
 def test_weights_that_lie_otherwise_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

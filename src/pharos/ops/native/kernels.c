@@ -1,7 +1,8 @@
 /* A few rows through a decoder on a CPU: the weights are read, each once, and everything else is kept
- * so small that it does not show. Few are eight, or 64 where the processor multiplies in tiles.
+ * so small that it does not show. Few are eight, or 64 where the processor multiplies in tiles; there
+ * a matrix in bytes takes a prompt's rows too.
  *
- * Two entries: `pharos_linear` multiplies a few rows with one matrix, `pharos_blocks` takes them
+ * Two entries: `pharos_linear` multiplies rows with one matrix, `pharos_blocks` takes them
  * through the blocks of a model of the Llama family, attention over paged keys included. A block is
  * one parallel region: the threads share the outputs of each matrix and meet between the stages. What
  * is small (a norm, the rounding of a row to bytes) each thread does for itself; that costs less
@@ -197,10 +198,17 @@ INLINE int in_tiles(const Matrix *matrix, int num_rows, int dtype)
     return tiles_are_ours && fits;
 }
 
-/* More rows than that are for others, who take a prompt's. */
+/* So many rows of a pass are few: more are for others, who take a prompt's. */
 int pharos_most_rows(const Matrix *matrix, int dtype)
 {
     return in_tiles(matrix, MOST_ROWS, dtype) ? MOST_ROWS : 8;
+}
+
+/* Whether `pharos_linear` takes any number of rows: oneDNN is as fast in bfloat16, but not in bytes,
+ * which somebody has to make of the rows. */
+int pharos_takes_many(const Matrix *matrix)
+{
+    return matrix->layout == INT8_PANELS && in_tiles(matrix, MOST_ROWS, FLOAT32);
 }
 
 /* ---- rows as the matrices take them ---- */
@@ -681,13 +689,33 @@ INLINE void fetch_first(const Matrix *matrix, Thread thread)
 
 /* ---- one linear ---- */
 
+/* So many rows of a prompt lie in a thread's cache while its panels pass by. */
+#define CACHED_ROWS 128
+
+INLINE int is_many(int num_rows) { return num_rows > MOST_ROWS; }
+
+/* Of many rows only the bytes are kept, beside the floats of one row for each thread. */
 int64_t pharos_linear_floats(const Matrix *matrix, int num_rows, int num_threads)
 {
-    return num_threads * rows_floats(num_rows, matrix->num_inputs);
+    if (!is_many(num_rows))
+        return num_threads * rows_floats(num_rows, matrix->num_inputs);
+    int64_t in_tiles = (num_rows + 15) / 16 * 16;
+    return padded(matrix->num_inputs) * (num_threads + in_tiles / 4) + padded(num_rows);
 }
 
-void pharos_linear(const Matrix *matrix, const void *x_NI, void *y_NO, int num_rows, int dtype,
-                   int num_threads, float *memory)
+/* Some rows with one panel, the first of them being row `number` of the output. */
+static void write_outputs(const Matrix *matrix, int panel, const Rows *rows, int dtype,
+                          void *y_NO, int64_t number)
+{
+    Panel y;
+    int count = multiply(matrix, panel, rows, dtype, y);
+    int64_t index = number * matrix->num_outputs + (int64_t)panel * panel_width(matrix);
+    for (int n = 0; n < rows->num_rows; n++, index += matrix->num_outputs)
+        narrow(y[n], count, dtype, (void *)at(y_NO, dtype, index));
+}
+
+static void linear_of_few(const Matrix *matrix, const void *x_NI, void *y_NO, int num_rows,
+                          int dtype, int num_threads, float *memory)
 {
 #pragma omp parallel num_threads(num_threads)
     {
@@ -698,17 +726,49 @@ void pharos_linear(const Matrix *matrix, const void *x_NI, void *y_NO, int num_r
             widen(at(x_NI, dtype, (int64_t)n * matrix->num_inputs), dtype, matrix->num_inputs,
                   rows.x_NI + n * rows.stride);
         finish_rows(&rows, matrix, dtype);
-        Panel y;
         Span panels = share_of(num_panels(matrix), thread);
-        for (int panel = panels.first; panel < panels.stop; panel++) {
-            int count = multiply(matrix, panel, &rows, dtype, y);
-            int64_t first = (int64_t)panel * panel_width(matrix);
-            for (int n = 0; n < num_rows; n++) {
-                int64_t index = n * (int64_t)matrix->num_outputs + first;
-                narrow(y[n], count, dtype, (void *)at(y_NO, dtype, index));
-            }
+        for (int panel = panels.first; panel < panels.stop; panel++)
+            write_outputs(matrix, panel, &rows, dtype, y_NO, 0);
+    }
+}
+
+/* Of INT8_PANELS, in tiles. Each row becomes bytes once, by one of the threads. */
+static void linear_of_many(const Matrix *matrix, const void *x_NI, void *y_NO, int num_rows,
+                           int dtype, int num_threads, float *memory)
+{
+    int64_t width = matrix->num_inputs, stride = padded(width);
+    float *most_N = memory + stride * num_threads;
+    uint8_t *q_NI = (uint8_t *)(most_N + padded(num_rows));
+#pragma omp parallel num_threads(num_threads)
+    {
+        Thread thread = this_thread();
+        float *own = memory + stride * thread.number;
+        Span mine = share_of(num_rows, thread), panels = share_of(num_panels(matrix), thread);
+        for (int n = mine.first; n < mine.stop; n++) {
+            Rows one = {own, {q_NI + n * stride}, most_N + n, stride, 1};
+            widen(at(x_NI, dtype, n * width), dtype, width, own);
+            quantize(&one, width, dtype);
+        }
+#pragma omp barrier
+        for (int first = 0; first < num_rows; first += CACHED_ROWS) {
+            int left = num_rows - first, cached = left < CACHED_ROWS ? left : CACHED_ROWS;
+            for (int panel = panels.first; panel < panels.stop; panel++)
+                for (int n = first; n < first + cached; n += MOST_ROWS) {
+                    int rest = first + cached - n, count = rest < MOST_ROWS ? rest : MOST_ROWS;
+                    Rows some = {own, {q_NI + n * stride}, most_N + n, stride, count};
+                    write_outputs(matrix, panel, &some, dtype, y_NO, n);
+                }
         }
     }
+}
+
+void pharos_linear(const Matrix *matrix, const void *x_NI, void *y_NO, int num_rows, int dtype,
+                   int num_threads, float *memory)
+{
+    if (is_many(num_rows))
+        linear_of_many(matrix, x_NI, y_NO, num_rows, dtype, num_threads, memory);
+    else
+        linear_of_few(matrix, x_NI, y_NO, num_rows, dtype, num_threads, memory);
 }
 
 /* ---- attention ---- */

@@ -1,4 +1,4 @@
-"""A few rows times a matrix that lies as torch's own kernels have it: nothing is kept twice.
+"""Rows times a matrix that lies as torch's own kernels have it: nothing is kept twice.
 
     matrix = bf16_matrix(packed, bias)      # None where it does not lie as expected
     if matrix is not None and matrix.takes(x):
@@ -46,6 +46,7 @@ class NativeMatrix:
         self._most_rows = {
             dtype: int(loaded.most_rows(self.address, code)) for dtype, code in DTYPES.items()
         }
+        self._takes_many = bool(loaded.takes_many(self.address))
         self.num_inputs, self.num_outputs = int(struct.num_inputs), int(struct.num_outputs)
 
     def most_rows(self, dtype: torch.dtype) -> int:
@@ -54,9 +55,12 @@ class NativeMatrix:
         return self._most_rows.get(dtype, 0)
 
     def takes(self, x: Tensor) -> bool:
-        """Whether `x` is a few rows that the kernels compute with."""
+        """Whether the kernels compute with `x`: a few rows, or any number of them where a matrix in
+        bytes is multiplied in tiles."""
+        most_rows = self.most_rows(x.dtype)
         return (
-            0 < x.numel() <= self.most_rows(x.dtype) * self.num_inputs
+            x.numel() > 0 < most_rows
+            and (self._takes_many or x.numel() <= most_rows * self.num_inputs)
             and x.device.type == "cpu"
             and not (x.requires_grad and torch.is_grad_enabled())
         )

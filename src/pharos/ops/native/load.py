@@ -36,6 +36,9 @@ class Library:
         self.most_rows = loaded.pharos_most_rows
         self.most_rows.restype = c_int
         self.most_rows.argtypes = (c_void_p, c_int)
+        self.takes_many = loaded.pharos_takes_many
+        self.takes_many.restype = c_int
+        self.takes_many.argtypes = (c_void_p,)
         self.blocks = loaded.pharos_blocks
         self.blocks.restype = None
         self.blocks.argtypes = (c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p)
