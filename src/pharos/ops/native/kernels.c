@@ -841,7 +841,8 @@ INLINE Softmax make_softmax(float *memory, int64_t heads, int64_t width)
                      most_R + heads, k_LK,                   k_LK + LANES * width};
 }
 
-static void weigh(const Softmax *softmax, int head, int count, int64_t width)
+/* Of a width that the compiler sees, a head's sums stay in registers. */
+INLINE void weigh(const Softmax *softmax, int head, int count, const int64_t width)
 {
     const float *q_K = softmax->q_RK + head * width;
     float *out_K = softmax->out_RK + head * width, scores[LANES], most = softmax->most_R[head];
@@ -864,15 +865,37 @@ static void weigh(const Softmax *softmax, int head, int count, int64_t width)
         sum += scores[s];
     softmax->most_R[head] = most;
     softmax->sum_R[head] = softmax->sum_R[head] * fading + sum;
-#pragma omp simd
-    for (int64_t i = 0; i < width; i++)
-        out_K[i] *= fading;
-    for (int s = 0; s < count; s++) {
-        const float *v_K = softmax->v_LK + s * width;
-#pragma omp simd
-        for (int64_t i = 0; i < width; i++)
-            out_K[i] += scores[s] * v_K[i];
+    int64_t i = 0;
+    for (; i + 4 * LANES <= width; i += 4 * LANES) {
+        Floats part[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++)
+            part[j] = load(out_K + i + j * LANES) * fading;
+        for (int s = 0; s < count; s++)
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++)
+                part[j] += scores[s] * load(softmax->v_LK + s * width + i + j * LANES);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++)
+            store(part[j], out_K + i + j * LANES);
     }
+    for (; i < width; i++) {
+        float part = out_K[i] * fading;
+        for (int s = 0; s < count; s++)
+            part += scores[s] * softmax->v_LK[s * width + i];
+        out_K[i] = part;
+    }
+}
+
+static void weigh_all(const Softmax *softmax, int num_heads, int count, int64_t width)
+{
+    for (int head = 0; head < num_heads; head++)
+        if (width == 64)
+            weigh(softmax, head, count, 64);
+        else if (width == 128)
+            weigh(softmax, head, count, 128);
+        else
+            weigh(softmax, head, count, width);
 }
 
 /* Heads of one group, of one row. */
@@ -903,8 +926,7 @@ static void attend(const Block *block, const Pass *pass, float *qkv_NX, void *kv
               softmax.k_LK);
         widen(stored(block, pass, kv_2GSK, 1, group, slot), pass->dtype, count * width,
               softmax.v_LK);
-        for (int head = 0; head < num_heads; head++)
-            weigh(&softmax, head, (int)count, width);
+        weigh_all(&softmax, num_heads, (int)count, width);
     }
     float *out_X = attended_NX + ((int64_t)row * block->num_heads + first_head) * width;
     for (int head = 0; head < num_heads; head++)
