@@ -48,6 +48,20 @@ class Distance:
         return {"distance": model(batch["ids"].float()).sum()}
 
 
+class Pairs(Distance):
+    """Twice the distances, and how far pairs of numbers are from each other."""
+
+    weights: Mapping[str, float] = {"distance": 1.0, "pair": 1.0}
+
+    def count(self, batch: Batch) -> Mapping[str, int]:
+        return {"distance": 2 * len(batch["ids"]), "pair": len(batch["ids"]) // 2}
+
+    def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        pairs = torch.tensor(len(batch["ids"]) / 2)
+        right = {"correct": 4 * pairs, "pair_correct": pairs}
+        return {"distance": model(batch["ids"].float()).sum(), "pair": 3 * pairs, **right}
+
+
 class Weight(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -73,12 +87,13 @@ def trainer(
     validation: Sequence[float] = (),
     rows: Numbers | None = None,
     schedule: ScheduleConfig = CONSTANT,
+    objective: Distance | None = None,
     **changes: Any,
 ) -> Trainer:
     """`validation` are the losses that the evaluations find, one after the other."""
     usual: dict[str, Any] = {"steps": 12, "batch_size": 4, "check_first_step": False}
     config = LoopConfig(**{**usual, **changes})
-    objective, model = Distance(), Weight()
+    objective, model = objective or Distance(), Weight()
     found = iter(validation)
 
     def batches(first: int) -> Loader:
@@ -207,6 +222,13 @@ def test_there_is_dropout_in_training_and_none_in_evaluating(tmp_path: Path) -> 
     run.model.register_forward_pre_hook(lambda model, _: is_training.append(model.training))
     run.run()
     assert is_training == [True, True, False, True, True, False]
+
+
+def test_right_answers_are_told_per_target_of_their_own_term(tmp_path: Path) -> None:
+    run = trainer(tmp_path, objective=Pairs())
+    run.validation = lambda: iter([[{"ids": torch.full((4, 1), 3.0)}]])
+    losses = run.evaluate().losses
+    assert losses == {"distance": 1.5, "pair": 3.0, "correct": 1.0, "pair_correct": 1.0}
 
 
 def test_what_is_evaluated_are_the_averaged_weights(tmp_path: Path) -> None:

@@ -198,13 +198,14 @@ class Trainer:
     def _means(
         self, totals: Mapping[str, Tensor | float], counts: Mapping[str, float]
     ) -> dict[str, float]:
-        """What the objective summed on this rank, over all ranks and per target: terms by their own
-        global count, the rest by that of the first term."""
+        """What the objective summed on this rank, over all ranks and per target: a term, and the
+        right answers to it (`TERM_correct`), by its own global count, the rest by that of the first
+        term."""
         names = list(totals)
         sums = self.ranks.sums([float(totals[name]) for name in names])
         first = next(iter(counts.values()))
         return {
-            name: value / max(counts.get(name, first), 1.0)
+            name: value / max(counts.get(name.removesuffix("_correct"), first), 1.0)
             for name, value in zip(names, sums, strict=True)
         }
 
