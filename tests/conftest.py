@@ -7,6 +7,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples everywhere, however slow a machine is. `--hypothesis-profile explore` looks for
+# others.
+settings.register_profile(
+    "explore", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.register_profile("same", settings.get_profile("explore"), derandomize=True)
+settings.load_profile("same")
 
 # Triton looks at this when it is imported, and transformers imports it: without a GPU it
 # interprets.
