@@ -108,7 +108,7 @@ def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
     worker = psutil.Process(int(note.read_text()))
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    gone, _ = psutil.wait_procs([worker], timeout=10)
+    gone, _ = psutil.wait_procs([worker], timeout=120)
     assert gone or worker.status() == psutil.STATUS_ZOMBIE
 
 

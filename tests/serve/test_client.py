@@ -14,7 +14,7 @@ from pharos.serve import ChatEndpoint, EndpointConfig, client
 from pharos.serve.wire import chat_request
 
 QUESTION = [Message(role="user", content="Who built the lighthouse?")]
-HASTY = EndpointConfig(timeout_s=5.0, retries=2, wait_s=0.0)
+HASTY = EndpointConfig(timeout_s=60.0, retries=2, wait_s=0.0)
 Answerer = Callable[["Request"], None]
 
 

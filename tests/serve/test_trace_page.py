@@ -187,7 +187,7 @@ def run_page(page: str, script: str, folder: Path) -> Any:
     path = folder / "page.html"
     path.write_text(page, encoding="utf-8")
     command = ["node", DOM, path, script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

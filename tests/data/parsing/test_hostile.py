@@ -302,4 +302,4 @@ for path in sys.argv[1:]:
     parse(Path(path), source=path)
 assert "torch" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code, *map(str, corpus.values())], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, *map(str, corpus.values())], check=True, timeout=600)

@@ -31,7 +31,7 @@ from pharos.serve.engine.request import Output, Request, Sequence
 from pharos.serve.engine.scheduler import SchedulerConfig
 
 MODEL = tiny_llama()
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 MOST_IN_HAND = 5
 """Objects that a loop still has in its variables when it waits."""
 MOST_GROWN = 16 << 20

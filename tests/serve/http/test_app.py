@@ -37,7 +37,7 @@ def test_half_a_surrogate_pair_is_read_as_it_is_written(running: Any) -> None:
         "v1/embeddings": b'{"model": "tiny", "input": %s}',
     }.items():
         content = body % b'"\\ud800"'
-        reply = httpx.post(f"{running.url}/{path}", content=content, headers=headers, timeout=60)
+        reply = httpx.post(f"{running.url}/{path}", content=content, headers=headers, timeout=600)
         assert reply.status_code == 200, path
 
 

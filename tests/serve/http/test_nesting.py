@@ -43,7 +43,7 @@ def schema(depth: int) -> str:
 
 
 def post(running: Any, path: str, content: str) -> httpx.Response:
-    return httpx.post(f"{running.url}/{path}", content=content, headers=HEADERS, timeout=60)
+    return httpx.post(f"{running.url}/{path}", content=content, headers=HEADERS, timeout=600)
 
 
 @pytest.mark.parametrize("name", PLACES)
