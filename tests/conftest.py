@@ -12,7 +12,11 @@ from hypothesis import HealthCheck, settings
 # The same examples everywhere, however slow a machine is. `--hypothesis-profile explore` looks for
 # others.
 settings.register_profile(
-    "explore", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    "explore",
+    deadline=None,
+    derandomize=False,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
 )
 settings.register_profile("same", settings.get_profile("explore"), derandomize=True)
 settings.load_profile("same")

@@ -5,9 +5,9 @@
 Linears that know how their weights lie (`native_matrix`) multiply few rows themselves: up to eight,
 or 64 where the processor multiplies in tiles (AMX), and there in W8A8 any number of them. The body
 of a Llama, Mistral or Qwen whose linears all do takes few rows through its blocks in one call, when
-it is asked for over paged keys. Everything else goes the usual way: prompts, other caches and
-masks, and a model of which some part has been replaced (by an adapter, or by the share of a split
-one).
+it is asked for over paged keys. Everything else goes through its blocks the usual way: prompts,
+other caches and masks, and a model of which some part has been replaced (by an adapter, or by the
+share of a split one).
 
 Shapes: B sequences, T tokens, D hidden width.
 """

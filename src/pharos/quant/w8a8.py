@@ -28,6 +28,7 @@ from pharos.quant.decoders import convert_decoder
 
 class LastInput:
     """The bytes of the tensor that was quantized last: query, key and value are given the same one.
+    (Native kernels make bytes for each of them: that is less than what torch takes for one.)
     (No linear's input is changed in place; threads may run side by side.)"""
 
     def __init__(self) -> None:

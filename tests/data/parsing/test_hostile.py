@@ -302,4 +302,6 @@ for path in sys.argv[1:]:
     parse(Path(path), source=path)
 assert "torch" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code, *map(str, corpus.values())], check=True, timeout=600)
+    subprocess.run(
+        [sys.executable, "-c", code, *map(str, corpus.values())], check=True, timeout=600
+    )

@@ -47,6 +47,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "a window": {"windows": (6,)},
     "one key for all": {"num_key_value_heads": 1},
     "a key each": {"num_key_value_heads": 4},
+    "heads of 64": {"head_dim": 64, "rope": Rope(width=64)},
+    "heads of 92, which are no whole vectors": {"head_dim": 92, "rope": Rope(width=92)},
+    "heads of 128": {"head_dim": 128, "rope": Rope(width=128)},
     "part of a head turns": {"rope": Rope(width=8)},
     "yarn": {
         "rope": Rope(

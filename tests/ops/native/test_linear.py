@@ -147,15 +147,15 @@ def test_dimensions_and_strides_are_kept(kind: str) -> None:
     torch.testing.assert_close(found, matrix(x_TBI).transpose(0, 1), rtol=0, atol=0)
 
 
-def test_what_is_no_number_stays_none() -> None:
-    for kind in ("bf16", "w8a16"):
-        matrix, _ = KINDS[kind]((33, 36))
-        for num_rows in taken(matrix, torch.bfloat16):
-            x_NI = torch.randn(num_rows, 36).bfloat16()
-            x_NI[-1, 5] = torch.nan
-            found = matrix(x_NI)
-            assert found[:-1].isfinite().all()
-            assert found[-1].isnan().all()
+@kinds
+def test_what_is_no_number_stays_none(kind: str) -> None:
+    matrix, _ = KINDS[kind]((33, 36))
+    for num_rows in taken(matrix, torch.bfloat16):
+        x_NI = torch.randn(num_rows, 36).bfloat16()
+        x_NI[-1, 5] = torch.nan
+        found = matrix(x_NI)
+        assert found[:-1].isfinite().all()
+        assert found[-1].isnan().all()
 
 
 def test_few_rows_on_a_cpu_are_taken() -> None:

@@ -21,7 +21,7 @@ from pharos.core import SamplingParams
 from pharos.models.doubles import tiny_llama
 from pharos.models.heads import CausalLM
 from pharos.models.load import build_model
-from pharos.serve.engine import decode_graphs
+from pharos.serve.engine import build, decode_graphs
 from pharos.serve.engine.batch import Batch, Row
 from pharos.serve.engine.build import EngineConfig, SpeculationConfig, engine_over
 from pharos.serve.engine.decode_graphs import DecodeGraphs, GraphSizes, Pass, obstacle
@@ -365,10 +365,14 @@ def test_models_that_can_be_recorded_have_no_obstacle() -> None:
 
 
 def test_an_engine_whose_graphs_cannot_be_recorded_goes_on_without_them(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = decoder(REFUSED["mixture of experts"])
-    engine = engine_over(model, None, EngineConfig(num_blocks=16, block_size=4), graphs=SIZES)
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(build, "DecodeGraphs", refuse)
+    config = EngineConfig(num_blocks=16, block_size=4)
+    engine = engine_over(decoder(LLAMA), None, config, graphs=SIZES)
     engine.add(Request(id="0", prompt=[1, 2], params=SamplingParams(max_tokens=3)))
     assert len(written_by(engine)["0"]) == 3
     assert "are not recorded as CUDA graphs, and go on without" in caplog.text

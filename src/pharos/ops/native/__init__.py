@@ -1,11 +1,12 @@
-"""Few rows on a CPU by our own kernels in C (`kernels.c`), compiled where they run.
+"""Rows on a CPU by our own kernels in C (`kernels.c`), compiled where they run.
 
 A pass over a few tokens reads all weights and computes next to nothing, so the memory's speed is
 the limit, and each call of torch that stands beside a product shows. Few are up to eight, or 64 on
 a processor that multiplies in tiles (AMX). For such passes there are two native ones: through a
-linear (`linear.py`), and through all blocks of a model of the Llama family (`blocks.py`). Torch's
-own path stays beside both: for more rows, for whatever the kernels do not know, and where there is
-no compiler. `PHAROS_NATIVE=0` in the environment leaves it alone.
+linear (`linear.py`), and through all blocks of a model of the Llama family (`blocks.py`). A linear
+in bytes takes a prompt's rows in tiles too, since somebody has to make bytes of them. Torch's own
+path stays beside both: for more rows, for whatever the kernels do not know, and where there is no
+compiler. `PHAROS_NATIVE=0` in the environment leaves it alone.
 """
 
 from pharos.ops.native.blocks import Matrices, NativeBlocks, NativePass, Norm, Parts

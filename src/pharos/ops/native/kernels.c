@@ -242,15 +242,18 @@ static Rows make_rows(float *memory, int num_rows, int64_t num_inputs)
 }
 
 /* As `quantize_around_zero` does, to the bit: the products are written down before they are added
- * to, so that no compiler makes one rounding of the two. */
+ * to, so that no compiler makes one rounding of the two. A row with what is no number becomes none. */
 static void quantize(Rows *rows, int64_t num_inputs, int dtype)
 {
     for (int n = 0; n < rows->num_rows; n++) {
         float *x_I = rows->x_NI + n * rows->stride, most = 0.0f;
         uint8_t *q_I = rows->q_NI + n * rows->stride;
-#pragma omp simd reduction(max : most)
-        for (int64_t i = 0; i < num_inputs; i++)
+        int has_nan = 0;
+#pragma omp simd reduction(max : most) reduction(| : has_nan)
+        for (int64_t i = 0; i < num_inputs; i++) {
             most = fabsf(x_I[i]) > most ? fabsf(x_I[i]) : most;
+            has_nan |= x_I[i] != x_I[i];
+        }
         most = most > 1e-12f ? most : rounded(1e-12f, dtype);
         float step = 1.0f / most * 127.0f; /* torch rounds twice */
 #pragma omp simd
@@ -258,8 +261,8 @@ static void quantize(Rows *rows, int64_t num_inputs, int dtype)
             x_I[i] *= step;
 #pragma omp simd
         for (int64_t i = 0; i < num_inputs; i++)
-            q_I[i] = (uint8_t)(int32_t)(x_I[i] + 128.5f);
-        rows->most_N[n] = most;
+            q_I[i] = x_I[i] == x_I[i] ? (uint8_t)(int32_t)(x_I[i] + 128.5f) : 128;
+        rows->most_N[n] = has_nan ? NAN : most;
     }
 }
 
@@ -699,8 +702,8 @@ int64_t pharos_linear_floats(const Matrix *matrix, int num_rows, int num_threads
 {
     if (!is_many(num_rows))
         return num_threads * rows_floats(num_rows, matrix->num_inputs);
-    int64_t in_tiles = (num_rows + 15) / 16 * 16;
-    return padded(matrix->num_inputs) * (num_threads + in_tiles / 4) + padded(num_rows);
+    int64_t whole_tiles = (num_rows + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+    return padded(matrix->num_inputs) * (num_threads + whole_tiles / 4) + padded(num_rows);
 }
 
 /* Some rows with one panel, the first of them being row `number` of the output. */
@@ -878,6 +881,12 @@ INLINE void weigh(const Softmax *softmax, int head, int count, const int64_t wid
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++)
             store(part[j], out_K + i + j * LANES);
+    }
+    for (; i + LANES <= width; i += LANES) {
+        Floats part = load(out_K + i) * fading;
+        for (int s = 0; s < count; s++)
+            part += scores[s] * load(softmax->v_LK + s * width + i);
+        store(part, out_K + i);
     }
     for (; i < width; i++) {
         float part = out_K[i] * fading;

@@ -59,7 +59,8 @@ class NativeMatrix:
         bytes is multiplied in tiles."""
         most_rows = self.most_rows(x.dtype)
         return (
-            x.numel() > 0 < most_rows
+            x.numel() > 0
+            and most_rows > 0
             and (self._takes_many or x.numel() <= most_rows * self.num_inputs)
             and x.device.type == "cpu"
             and not (x.requires_grad and torch.is_grad_enabled())
@@ -70,6 +71,7 @@ class NativeMatrix:
         assert x.shape[-1] == self.num_inputs, (x.shape, self.num_inputs)
         x, num_threads = x.contiguous(), torch.get_num_threads()
         num_rows = x.numel() // self.num_inputs
+        assert self._takes_many or num_rows <= self.most_rows(x.dtype), (num_rows, x.dtype)
         y = x.new_empty(*x.shape[:-1], self.num_outputs)
         floats = self._library.linear_floats(self.address, num_rows, num_threads)
         memory = torch.empty(floats, dtype=torch.float32)

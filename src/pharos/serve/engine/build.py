@@ -229,15 +229,16 @@ def _scheduling(model: CausalLM, config: EngineConfig) -> SchedulerConfig:
 
 
 def _recorded(model: CausalLM, kv: PagedKV, sizes: GraphSizes) -> DecodeGraphs | None:
-    """None where the device, or the compiler of a kernel, refuses: steps are as ever then."""
+    """None where the device, or the compiler of a kernel, refuses: steps are as ever then, and the
+    memory that was set aside stays so."""
     try:
         return DecodeGraphs(model, kv, sizes)
     except Exception as error:
         log.warning(
-            "steps are not recorded as CUDA graphs, and go on without them (--no-cuda-graphs "
-            "does not try): %s: %s",
-            type(error).__name__,
+            "steps are not recorded as CUDA graphs, and go on without them (--no-cuda-graphs does "
+            "not try, and sets no memory aside): %s",
             error,
+            exc_info=True,
         )
         return None
 

@@ -162,7 +162,8 @@ def record_all(passes: dict[int, Pass], device: torch.device) -> dict[int, Pass]
     """The largest is first: the others find room in the memory that it took. All on one stream,
     since libraries keep memory for each."""
     free, _ = torch.cuda.mem_get_info(device)
-    with torch.cuda.device(device), torch.inference_mode():
+    stays = torch.cuda.stream(torch.cuda.current_stream(device))  # also where recording fails
+    with torch.cuda.device(device), stays, torch.inference_mode():
         pool = torch.cuda.graph_pool_handle()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         sizes = sorted(passes, reverse=True)
