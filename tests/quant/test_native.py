@@ -159,8 +159,11 @@ def test_a_prompt_goes_the_usual_way_unless_it_is_very_short(
     rows = rows_of_native_passes(monkeypatch)
     passes = [[Segment(ONE, 0, length)]]
     found, expected = written(ours, passes), written(twin, passes)
-    assert torch.cosine_similarity(found, expected, dim=-1).min() > 0.99
     assert rows == ([length] if is_native else [])
+    if is_native:
+        assert torch.cosine_similarity(found, expected, dim=-1).min() > 0.99
+    else:
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("method", NATIVE)

@@ -28,8 +28,8 @@ from pharos.quant.decoders import convert_decoder
 
 class LastInput:
     """The bytes of the tensor that was quantized last: query, key and value are given the same one.
-    (Native kernels make bytes for each of them: that is less than what torch takes for one.)
-    (No linear's input is changed in place; threads may run side by side.)"""
+    (No linear's input is changed in place; threads may run side by side.) Native kernels do without
+    it: each linear makes its own."""
 
     def __init__(self) -> None:
         self._last: tuple[Tensor, tuple[Tensor, Tensor]] | None = None

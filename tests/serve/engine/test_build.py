@@ -66,6 +66,15 @@ def test_what_cuda_graphs_hold_is_not_given_to_keys(monkeypatch: pytest.MonkeyPa
     assert engine.scheduler.pool.num_blocks == 200
 
 
+def test_cuda_graphs_that_the_memory_does_not_hold_are_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, graphs = tiny_llama(), GraphSizes.up_to(8, max_len=512)
+    monkeypatch.setattr(build, "free_memory", lambda device: graphs.num_bytes(model, 16) - 1)
+    with pytest.raises(ValueError, match=r"CUDA graphs take .*--no-cuda-graphs"):
+        engine_over(model, None, EngineConfig(), graphs=graphs)
+
+
 def test_cuda_graphs_are_for_gpus() -> None:
     assert engine_over(tiny_llama(), None, EngineConfig(num_blocks=20)).runner.graphs is None
 
