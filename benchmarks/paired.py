@@ -2,7 +2,7 @@
 round gives a ratio of its own. The middle half of the ratios says how sure the middle one is."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Measure = Callable[[], float]
@@ -32,5 +32,9 @@ def paired_ratio(measure: Measure, base: Measure, *, rounds: int) -> Ratio:
         else:
             base_s = base()
             ratios.append(measure() / base_s)
-    low, median, high = statistics.quantiles(ratios[1:], n=4, method="inclusive")
-    return Ratio(median=median, low=low, high=high, num_rounds=rounds)
+    return ratio_of(ratios[1:])
+
+
+def ratio_of(ratios: Sequence[float]) -> Ratio:
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return Ratio(median=median, low=low, high=high, num_rounds=len(ratios))

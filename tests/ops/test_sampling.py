@@ -17,6 +17,7 @@ from pharos.ops.sampling import (
     bias_of,
     biased,
     draw,
+    likeliest,
     penalized,
     probabilities,
     sample,
@@ -147,6 +148,45 @@ def test_what_was_taken_out_is_never_drawn(rows: list[list[float]], top_k: int, 
         assert (shares.gather(1, drawn[:, None]) > 0).all()
 
 
+@given(
+    weights=st.lists(st.integers(0, 3), min_size=1, max_size=40).filter(any),
+    block=st.sampled_from([1, 3, 64]),
+    at=st.floats(0, 1, exclude_max=True),
+)
+def test_a_draw_by_blocks_is_where_the_sum_of_all_passes(
+    weights: list[int], block: int, at: float
+) -> None:
+    """Whole numbers, so that sums are exact."""
+    total = sum(weights)
+    ends = np.cumsum(weights)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sampling, "BLOCK", block)
+        for uniform_ in (0.0, at, math.nextafter(1.0, 0.0)):
+            drawn = draw(torch.tensor([weights], dtype=torch.float32), [uniform_])
+            passed = min(uniform_ * total, math.nextafter(total, 0.0))
+            assert drawn == np.searchsorted(ends, passed, side="right")
+
+
+@given(
+    rows=st.lists(
+        st.lists(st.sampled_from([0.0, -1.0, 2.0, -math.inf, math.nan]), min_size=9, max_size=9),
+        min_size=1,
+        max_size=3,
+    ),
+    block=st.sampled_from([1, 2, 4, 64]),
+)
+def test_the_likeliest_by_blocks_is_the_first_of_all(rows: list[list[float]], block: int) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sampling, "BLOCK", block)
+        assert torch.equal(likeliest(logits_of(rows)), logits_of(rows).argmax(dim=-1))
+
+
+def test_of_no_numbers_a_token_of_the_vocabulary_is_drawn() -> None:
+    logits = torch.full((2, 70), math.nan)
+    drawn = sample(logits, [SamplingParams(temperature=1.0), SamplingParams()], [0.5, 0.5])
+    assert (drawn < 70).all()
+
+
 @settings(deadline=None)
 @given(seed=st.integers(-(2**70), 2**70), step=st.integers(0, 2**32))
 def test_a_uniform_depends_on_seed_and_step_alone(seed: int, step: int) -> None:
@@ -194,17 +234,19 @@ def sorted_out(logits: Tensor, top_k: int, top_p: float) -> Tensor:
         max_size=4,
     ),
     most=st.sampled_from([1, 5, 30, 1000]),
+    block=st.sampled_from([1, 4, 64]),
     is_coarse=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_however_many_are_sorted_the_same_ones_are_kept(
-    rows: list[tuple[int, float]], most: int, is_coarse: bool, seed: int
+    rows: list[tuple[int, float]], most: int, block: int, is_coarse: bool, seed: int
 ) -> None:
     logits = 2 * random_logits(len(rows), seed=seed)
     logits = logits.round() if is_coarse else logits
     params = [SamplingParams(temperature=1.0, top_k=k, top_p=p) for k, p in rows]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sampling, "MOST_SORTED", most)
+        patched.setattr(sampling, "BLOCK", block)
         shares = probabilities(logits, params)
     for row, (top_k, top_p) in enumerate(rows):
         assert kept(shares[row]) == kept(sorted_out(logits[row], top_k, top_p).softmax(-1))

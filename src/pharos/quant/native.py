@@ -1,4 +1,4 @@
-"""A decoder's few-row passes by native kernels (`pharos.ops.native`), swapped in from outside.
+"""A decoder's passes by native kernels (`pharos.ops.native`), swapped in from outside.
 
     use_native(model)       # after its linears were converted
 
@@ -7,7 +7,7 @@ or 64 where the processor multiplies in tiles (AMX), and there in W8A8 any numbe
 of a Llama, Mistral or Qwen whose linears all do takes few rows through its blocks in one call, when
 it is asked for over paged keys. Everything else goes through its blocks the usual way: prompts,
 other caches and masks, and a model of which some part has been replaced (by an adapter, or by the
-share of a split one).
+share of a split one). On that way norms and gates have kernels of their own.
 
 Shapes: B sequences, T tokens, D hidden width.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pharos.models.heads import CausalLM
 from pharos.models.kv_cache import Cache, next_positions
 from pharos.models.llama import Llama, LlamaBlock
-from pharos.ops.feed_forward import GatedFeedForward
+from pharos.ops.feed_forward import ACTIVATIONS, GatedFeedForward
 from pharos.ops.masks import Causal, Mask, Window
 from pharos.ops.native import (
     Matrices,
@@ -29,7 +29,11 @@ from pharos.ops.native import (
     NativePass,
     Norm,
     Parts,
+    gate_rows,
+    gated_rows,
     library,
+    norm_rows,
+    takes_rows,
 )
 from pharos.ops.norms import RMSNorm
 from pharos.ops.paged_attention import FlatBatch
@@ -60,11 +64,52 @@ def use_native(model: CausalLM) -> None:
     """Nothing is done where there are no native kernels."""
     if library() is None:
         return
-    for module in model.modules():
+    for module in list(model.modules()):
         if isinstance(module, NativeLinear):
             module.native = module.native_matrix()
+        for name, part in module.named_children():
+            if type(part) is RMSNorm:
+                setattr(module, name, NativeRMSNorm(part))
+            elif type(part) is GatedFeedForward and part.activation in SILU:
+                setattr(module, name, NativeGatedFeedForward(part))
     if type(model.body) is Llama and (native := native_blocks(model.body)) is not None:
         model.body = NativeLlama(model.body, native)
+
+
+class NativeRMSNorm(RMSNorm):
+    """It has the weight of the norm that it stands for."""
+
+    def __init__(self, norm: RMSNorm) -> None:
+        nn.Module.__init__(self)
+        self.eps, self.weight = norm.eps, norm.weight
+        self.train(norm.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return norm_rows(x, self.weight, self.eps) if takes_rows(x) else super().forward(x)
+
+
+class NativeGatedFeedForward(GatedFeedForward):
+    """It has the parts of the feed-forward that it stands for, under the same names."""
+
+    def __init__(self, mlp: GatedFeedForward) -> None:
+        nn.Module.__init__(self)
+        self.activation = mlp.activation
+        for name, part in mlp.named_children():
+            setattr(self, name, part)
+        self.train(mlp.training)
+
+    def forward(self, x_D: Tensor) -> Tensor:
+        y_D: Tensor = self.down(self.dropout(self._hidden(x_D)))
+        return y_D
+
+    def _hidden(self, x_D: Tensor) -> Tensor:
+        gate, up = _matrix(self.gate), _matrix(self.up)
+        if gate is not None and up is not None and gate.takes_many(x_D) and up.takes_many(x_D):
+            return gated_rows(gate, up, x_D)
+        gate_F, up_F = self.gate(x_D), self.up(x_D)
+        if takes_rows(gate_F) and takes_rows(up_F):
+            return gate_rows(gate_F, up_F)
+        return ACTIVATIONS[self.activation](gate_F) * up_F
 
 
 class NativeLlama(Llama):
@@ -117,10 +162,10 @@ def native_blocks(body: Llama) -> NativeBlocks | None:
 
 def _block_parts(block: LlamaBlock) -> Parts | None:
     attention, mlp = block.attention, block.mlp
-    if type(mlp) is not GatedFeedForward or mlp.activation not in SILU or attention.dropout:
+    if type(mlp) is not NativeGatedFeedForward or attention.dropout:
         return None
     linears = (attention.query, attention.key, attention.value, attention.out)
-    matrices = [getattr(x, "native", None) for x in (*linears, mlp.gate, mlp.up, mlp.down)]
+    matrices = [_matrix(x) for x in (*linears, mlp.gate, mlp.up, mlp.down)]
     if None in matrices:
         return None
     window = attention.window
@@ -133,6 +178,10 @@ def _block_parts(block: LlamaBlock) -> Parts | None:
         head_dim=attention.head_dim,
         look_back=window.left if isinstance(window, Window) else None,
     )
+
+
+def _matrix(linear: nn.Module) -> NativeMatrix | None:
+    return linear.native if isinstance(linear, NativeLinear) else None
 
 
 def _norm(norm: nn.Module) -> Norm | None:

@@ -48,13 +48,23 @@ def logits_of(rows: int, *, seed: int = 0) -> torch.Tensor:
 
 
 @settings(deadline=None)
-@given(params=st.lists(PARAMS, min_size=1, max_size=5))
-def test_a_row_gets_the_same_token_whatever_is_beside_it(params: list[SamplingParams]) -> None:
-    logits = logits_of(len(params))
+@given(
+    params=st.lists(PARAMS, min_size=1, max_size=5),
+    at_a_time=st.integers(1, 6),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_a_row_gets_the_same_token_whatever_is_beside_it(
+    params: list[SamplingParams], at_a_time: int, dtype: torch.dtype
+) -> None:
+    logits = logits_of(len(params)).to(dtype)
     rows = [Row(sequence_of(i, p, generated=[5, 4]), 0) for i, p in enumerate(params)]
-    together = Sampler().sample(logits, rows)
+    legal = [{3, 4, 5, i} if i % 2 else None for i in range(len(rows))]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pharos.serve.engine.sampler.ROWS_AT_A_TIME", at_a_time)
+        together = Sampler().sample(logits.clone(), rows, mask_of(legal))
     for i, row in enumerate(rows):
-        assert Sampler().sample(logits[i : i + 1], [row]) == [together[i]]
+        alone = logits[i : i + 1].float()
+        assert Sampler().sample(alone, [row], mask_of(legal[i : i + 1])) == [together[i]]
 
 
 @settings(deadline=None)
@@ -128,18 +138,35 @@ class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: OpOverload, types: object, args: Any = (), kwargs: Any = None
     ) -> Any:
         made = func(*args, **(kwargs or {}))
-        if isinstance(made, torch.Tensor) and all(made is not given for given in args):
+        stored = {x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)}
+        if isinstance(made, torch.Tensor) and made.untyped_storage().data_ptr() not in stored:
             self.largest = max(self.largest, made.numel())
         return made
 
 
 def test_a_mask_of_one_row_does_not_copy_the_others() -> None:
     rows = [Row(sequence_of(i, SamplingParams()), 0) for i in range(6)]
-    logits = logits_of(len(rows))
+    logits = torch.randn(len(rows), 64)
+    Sampler().sample(logits[:1], rows[:1], mask_of([{7}]))  # what is made once
     with Copies() as copies:  # type: ignore[no-untyped-call]
         tokens = Sampler().sample(logits, rows, mask_of([None, {7}, None, None, None, None]))
     assert tokens[1].id == 7
-    assert 0 < copies.largest <= VOCAB
+    assert 0 < copies.largest <= 64
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_also_of_scores_that_are_no_numbers_a_legal_token_is_drawn(
+    broken: float, temperature: float
+) -> None:
+    params = SamplingParams(temperature=temperature)
+    rows = [Row(sequence_of(i, params), 0) for i in range(3)]
+    logits = torch.full((3, VOCAB), broken)
+    logits[2, ::2] = 1.0
+    legal: list[set[int] | None] = [{7, 8}, None, {9, 10}]
+    first, _, third = Sampler().sample(logits, rows, mask_of(legal))
+    assert first.id in {7, 8}
+    assert third.id in {9, 10}
 
 
 def test_a_mask_does_not_change_what_is_told_of_the_model() -> None:

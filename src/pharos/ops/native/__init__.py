@@ -4,8 +4,9 @@ A pass over a few tokens reads all weights and computes next to nothing, so the 
 the limit, and each call of torch that stands beside a product shows. Few are up to eight, or 64 on
 a processor that multiplies in tiles (AMX). For such passes there are two native ones: through a
 linear (`linear.py`), and through all blocks of a model of the Llama family (`blocks.py`). A linear
-in bytes takes a prompt's rows in tiles too, since somebody has to make bytes of them. Torch's own
-path stays beside both: for more rows, for whatever the kernels do not know, and where there is no
+in bytes takes a prompt's rows in tiles too, since somebody has to make bytes of them; and what
+stands between a prompt's products, norms and gates, has kernels of its own (`rows.py`). Torch's own
+path stays beside all: for more rows, for whatever the kernels do not know, and where there is no
 compiler. `PHAROS_NATIVE=0` in the environment leaves it alone.
 """
 
@@ -17,6 +18,7 @@ from pharos.ops.native.linear import (
     int8_rows_matrix,
 )
 from pharos.ops.native.load import library
+from pharos.ops.native.rows import gate_rows, gated_rows, norm_rows, takes_rows
 
 __all__ = [
     "Matrices",
@@ -26,7 +28,11 @@ __all__ = [
     "Norm",
     "Parts",
     "bf16_matrix",
+    "gate_rows",
+    "gated_rows",
     "int8_matrix",
     "int8_rows_matrix",
     "library",
+    "norm_rows",
+    "takes_rows",
 ]

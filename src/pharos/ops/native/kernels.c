@@ -2,8 +2,9 @@
  * so small that it does not show. Few are eight, or 64 where the processor multiplies in tiles; there
  * a matrix in bytes takes a prompt's rows too.
  *
- * Two entries: `pharos_linear` multiplies rows with one matrix, `pharos_blocks` takes them
- * through the blocks of a model of the Llama family, attention over paged keys included. A block is
+ * `pharos_linear` multiplies rows with one matrix, `pharos_blocks` takes few of them through the
+ * blocks of a model of the Llama family, attention over paged keys included, and `pharos_norm`,
+ * `pharos_gate` and `pharos_gated` do what stands between the products of a prompt's. A block is
  * one parallel region: the threads share the outputs of each matrix and meet between the stages. What
  * is small (a norm, the rounding of a row to bytes) each thread does for itself; that costs less
  * than another meeting.
@@ -89,6 +90,8 @@ INLINE void fetch_ahead(const void *weights)
 
 /* ---- numbers ---- */
 
+INLINE int64_t at_most(int64_t count, int64_t most) { return count < most ? count : most; }
+
 INLINE float from_bf16(uint16_t bits)
 {
     uint32_t word = (uint32_t)bits << 16;
@@ -169,6 +172,22 @@ INLINE float exponential(float x)
     float power;
     memcpy(&power, &exponent, 4);
     return x < -87.0f ? 0.0f : p * power;
+}
+
+/* SiLU(gate) · up; `inner` may be one of both. */
+INLINE void gated(const float *gate, const float *up, int64_t count, int dtype, float *inner)
+{
+    if (dtype == BFLOAT16) {
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++) {
+            float silu = gate[i] / (1.0f + exponential(-gate[i]));
+            inner[i] = rounded(rounded(silu, BFLOAT16) * up[i], BFLOAT16);
+        }
+    } else {
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++)
+            inner[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
+    }
 }
 
 /* ---- tiles ---- */
@@ -735,32 +754,71 @@ static void linear_of_few(const Matrix *matrix, const void *x_NI, void *y_NO, in
     }
 }
 
-/* Of INT8_PANELS, in tiles. Each row becomes bytes once, by one of the threads. */
+/* Rows as bytes, and one row of floats for each thread. */
+typedef struct {
+    float *own, *most_N;
+    uint8_t *q_NI;
+    int64_t stride;
+    int num_rows;
+} Bytes;
+
+static Bytes bytes_in(float *memory, int num_rows, int64_t width, int num_threads)
+{
+    int64_t stride = padded(width);
+    float *most_N = memory + stride * num_threads;
+    return (Bytes){memory, most_N, (uint8_t *)(most_N + padded(num_rows)), stride, num_rows};
+}
+
+INLINE Rows some_of(const Bytes *bytes, int first, int count)
+{
+    float *own = bytes->own + bytes->stride * omp_get_thread_num();
+    return (Rows){own, {bytes->q_NI + first * bytes->stride}, bytes->most_N + first, bytes->stride,
+                  count};
+}
+
+/* By all threads of a region, which go on when all rows are there. */
+static void make_bytes(const Bytes *bytes, const void *x_NI, int64_t width, int dtype)
+{
+#pragma omp for schedule(dynamic, 8)
+    for (int n = 0; n < bytes->num_rows; n++) {
+        Rows one = some_of(bytes, n, 1);
+        widen(at(x_NI, dtype, n * width), dtype, width, one.x_NI);
+        quantize(&one, width, dtype);
+    }
+}
+
+/* What is computed at a time: some rows, which stay in the caches, with one panel. Each thread takes
+ * the next when it is done, for cores that others use too are not always equally fast. */
+typedef struct {
+    int panel, first, stop;
+} Piece;
+
+INLINE int num_pieces(const Matrix *matrix, int num_rows)
+{
+    return (num_rows + CACHED_ROWS - 1) / CACHED_ROWS * num_panels(matrix);
+}
+
+INLINE Piece piece_at(const Matrix *matrix, int number, int num_rows)
+{
+    int first = number / num_panels(matrix) * CACHED_ROWS;
+    return (Piece){number % num_panels(matrix), first, at_most(num_rows, first + CACHED_ROWS)};
+}
+
+/* Of INT8_PANELS, in tiles. */
 static void linear_of_many(const Matrix *matrix, const void *x_NI, void *y_NO, int num_rows,
                            int dtype, int num_threads, float *memory)
 {
-    int64_t width = matrix->num_inputs, stride = padded(width);
-    float *most_N = memory + stride * num_threads;
-    uint8_t *q_NI = (uint8_t *)(most_N + padded(num_rows));
+    Bytes bytes = bytes_in(memory, num_rows, matrix->num_inputs, num_threads);
 #pragma omp parallel num_threads(num_threads)
     {
-        Thread thread = this_thread();
-        float *own = memory + stride * thread.number;
-        Span mine = share_of(num_rows, thread), panels = share_of(num_panels(matrix), thread);
-        for (int n = mine.first; n < mine.stop; n++) {
-            Rows one = {own, {q_NI + n * stride}, most_N + n, stride, 1};
-            widen(at(x_NI, dtype, n * width), dtype, width, own);
-            quantize(&one, width, dtype);
-        }
-#pragma omp barrier
-        for (int first = 0; first < num_rows; first += CACHED_ROWS) {
-            int left = num_rows - first, cached = left < CACHED_ROWS ? left : CACHED_ROWS;
-            for (int panel = panels.first; panel < panels.stop; panel++)
-                for (int n = first; n < first + cached; n += MOST_ROWS) {
-                    int rest = first + cached - n, count = rest < MOST_ROWS ? rest : MOST_ROWS;
-                    Rows some = {own, {q_NI + n * stride}, most_N + n, stride, count};
-                    write_outputs(matrix, panel, &some, dtype, y_NO, n);
-                }
+        make_bytes(&bytes, x_NI, matrix->num_inputs, dtype);
+#pragma omp for schedule(dynamic) nowait
+        for (int number = 0; number < num_pieces(matrix, num_rows); number++) {
+            Piece piece = piece_at(matrix, number, num_rows);
+            for (int n = piece.first; n < piece.stop; n += MOST_ROWS) {
+                Rows some = some_of(&bytes, n, at_most(piece.stop - n, MOST_ROWS));
+                write_outputs(matrix, piece.panel, &some, dtype, y_NO, n);
+            }
         }
     }
 }
@@ -772,6 +830,67 @@ void pharos_linear(const Matrix *matrix, const void *x_NI, void *y_NO, int num_r
         linear_of_many(matrix, x_NI, y_NO, num_rows, dtype, num_threads, memory);
     else
         linear_of_few(matrix, x_NI, y_NO, num_rows, dtype, num_threads, memory);
+}
+
+/* ---- rows of a prompt ---- */
+
+/* `memory` has a row of floats for each thread. */
+void pharos_norm(const void *x_ND, const float *weight_D, float eps, void *y_ND, int num_rows,
+                 int width, int dtype, int num_threads, float *memory)
+{
+#pragma omp parallel for schedule(dynamic, 16) num_threads(num_threads)
+    for (int n = 0; n < num_rows; n++) {
+        int64_t first = (int64_t)n * width;
+        float *own_D = memory + (int64_t)width * omp_get_thread_num();
+        widen(at(x_ND, dtype, first), dtype, width, own_D);
+        norm(own_D, weight_D, width, eps, dtype);
+        narrow(own_D, width, dtype, (void *)at(y_ND, dtype, first));
+    }
+}
+
+#define AT_A_TIME 1024
+
+/* In place of `gate`. */
+void pharos_gate(void *gate, const void *up, int64_t count, int dtype, int num_threads)
+{
+#pragma omp parallel for schedule(dynamic, 16) num_threads(num_threads)
+    for (int64_t first = 0; first < count; first += AT_A_TIME) {
+        float own_gate[AT_A_TIME], own_up[AT_A_TIME];
+        int64_t some = at_most(count - first, AT_A_TIME);
+        void *place = (void *)at(gate, dtype, first);
+        widen(place, dtype, some, own_gate);
+        widen(at(up, dtype, first), dtype, some, own_up);
+        gated(own_gate, own_up, some, dtype, own_gate);
+        narrow(own_gate, some, dtype, place);
+    }
+}
+
+/* SiLU(x gateᵀ) · (x upᵀ) of matrices that take many rows. `memory` is that of `pharos_linear` for
+ * either. */
+void pharos_gated(const Matrix *gate, const Matrix *up, const void *x_NI, void *y_NO, int num_rows,
+                  int dtype, int num_threads, float *memory)
+{
+    int64_t width = up->num_outputs;
+    Bytes bytes = bytes_in(memory, num_rows, up->num_inputs, num_threads);
+#pragma omp parallel num_threads(num_threads)
+    {
+        Panel of_gate, of_up;
+        make_bytes(&bytes, x_NI, up->num_inputs, dtype);
+#pragma omp for schedule(dynamic) nowait
+        for (int number = 0; number < num_pieces(up, num_rows); number++) {
+            Piece piece = piece_at(up, number, num_rows);
+            for (int first = piece.first; first < piece.stop; first += MOST_ROWS) {
+                Rows some = some_of(&bytes, first, at_most(piece.stop - first, MOST_ROWS));
+                multiply(gate, piece.panel, &some, dtype, of_gate);
+                int count = multiply(up, piece.panel, &some, dtype, of_up);
+                int64_t index = first * width + (int64_t)piece.panel * panel_width(up);
+                for (int n = 0; n < some.num_rows; n++, index += width) {
+                    gated(of_gate[n], of_up[n], count, dtype, of_up[n]);
+                    narrow(of_up[n], count, dtype, (void *)at(y_NO, dtype, index));
+                }
+            }
+        }
+    }
 }
 
 /* ---- attention ---- */
@@ -1048,11 +1167,7 @@ static void gate(const Block *block, const Rows *rows, int dtype, float *inner_N
         int count = multiply(&block->up, panel, rows, dtype, up);
         for (int n = 0; n < rows->num_rows; n++) {
             float *inner = inner_NF + n * width + panel * panel_width(&block->up);
-#pragma omp simd
-            for (int o = 0; o < count; o++) {
-                float silu = gate[n][o] / (1.0f + exponential(-gate[n][o]));
-                inner[o] = rounded(rounded(silu, dtype) * up[n][o], dtype);
-            }
+            gated(gate[n], up[n], count, dtype, inner);
         }
     }
 }

@@ -66,6 +66,16 @@ class NativeMatrix:
             and not (x.requires_grad and torch.is_grad_enabled())
         )
 
+    def takes_many(self, x: Tensor) -> bool:
+        """Whether they compute with `x`, and these are more than a few rows."""
+        is_many = x.numel() > self.most_rows(x.dtype) * self.num_inputs
+        return self._takes_many and is_many and self.takes(x)
+
+    def memory(self, num_rows: int, num_threads: int) -> Tensor:
+        """What the kernels need to compute with so many rows."""
+        floats = self._library.linear_floats(self.address, num_rows, num_threads)
+        return torch.empty(floats, dtype=torch.float32)
+
     def __call__(self, x: Tensor) -> Tensor:
         """`x Wᵀ + b`, in the type of `x` and with its dimensions but the last."""
         assert x.shape[-1] == self.num_inputs, (x.shape, self.num_inputs)
@@ -73,8 +83,7 @@ class NativeMatrix:
         num_rows = x.numel() // self.num_inputs
         assert self._takes_many or num_rows <= self.most_rows(x.dtype), (num_rows, x.dtype)
         y = x.new_empty(*x.shape[:-1], self.num_outputs)
-        floats = self._library.linear_floats(self.address, num_rows, num_threads)
-        memory = torch.empty(floats, dtype=torch.float32)
+        memory = self.memory(num_rows, num_threads)
         self._library.linear(
             self.address,
             x.data_ptr(),

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import sys
-from ctypes import CDLL, RTLD_GLOBAL, Structure, c_int, c_int64, c_void_p, sizeof
+from ctypes import CDLL, RTLD_GLOBAL, Structure, c_float, c_int, c_int64, c_void_p, sizeof
 from functools import cache
 from pathlib import Path
 
@@ -39,6 +39,21 @@ class Library:
         self.takes_many = loaded.pharos_takes_many
         self.takes_many.restype = c_int
         self.takes_many.argtypes = (c_void_p,)
+        self.norm = loaded.pharos_norm
+        self.norm.restype = None
+        self.norm.argtypes = (
+            *(c_void_p, c_void_p, c_float, c_void_p),
+            *(c_int, c_int, c_int, c_int, c_void_p),
+        )
+        self.gate = loaded.pharos_gate
+        self.gate.restype = None
+        self.gate.argtypes = (c_void_p, c_void_p, c_int64, c_int, c_int)
+        self.gated = loaded.pharos_gated
+        self.gated.restype = None
+        self.gated.argtypes = (
+            *(c_void_p, c_void_p, c_void_p, c_void_p),
+            *(c_int, c_int, c_int, c_void_p),
+        )
         self.blocks = loaded.pharos_blocks
         self.blocks.restype = None
         self.blocks.argtypes = (c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p)

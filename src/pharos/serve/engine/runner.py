@@ -71,8 +71,8 @@ class Runner:
         self._with_followers(Batch("generate", [], moves))
 
     def run(self, plan: Plan) -> Tensor:
-        """Logits `[R, V]` in float32, in the order of the plan's parts, after the last `num_logits`
-        tokens of each. Parts of `embed` requests are left to `embed`."""
+        """Logits `[R, V]` in the model's type, in the order of the plan's parts, after the last
+        `num_logits` tokens of each. Parts of `embed` requests are left to `embed`."""
         return self._with_followers(Batch.of(plan, "generate"))
 
     def embed(self, plan: Plan) -> Tensor:
@@ -99,7 +99,7 @@ class Runner:
 
     def _logits(self, batch: Batch) -> Tensor:
         if self.graphs is not None and self.graphs.take(batch):
-            return self.model.logits(self.graphs.run(batch)).float()
+            return self.model.logits(self.graphs.run(batch))
         segments = [Segment(row.blocks, row.start, len(row.ids)) for row in batch.rows]
         with self._through_adapters(batch, [len(row.ids) for row in batch.rows]):
             x_1ND: Tensor = self.model.body(
@@ -109,10 +109,10 @@ class Runner:
             )
         wanted = batch.wanted
         if not wanted:
-            return x_1ND.new_empty(0, self.model.config.vocab_size, dtype=torch.float32)
+            return x_1ND.new_empty(0, self.model.config.vocab_size)
         x_RD = x_1ND[0, self._tensor(wanted)]
         with self._through_adapters(batch, [row.num_logits for row in batch.rows]):
-            return self.model.logits(x_RD).float()
+            return self.model.logits(x_RD)
 
     def _vectors(self, batch: Batch) -> Tensor:
         lengths = [len(row.ids) for row in batch.rows]

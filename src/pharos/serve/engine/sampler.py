@@ -10,22 +10,31 @@ not on the rows beside it, nor on whether it was drafted. So a draft is right ex
 is drawn in its place, and speculation never changes a text (`accepted`).
 
 Shapes: R rows, A of them that ask for log-probabilities, M with a mask, V vocabulary, W words of 32
-tokens.
+tokens, Y bytes of 8.
 """
 
 from collections.abc import Mapping, Set
 from collections.abc import Sequence as Seq
+from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from pharos.core import SamplingParams
 from pharos.ops.sampling import bias_of, biased, needs_seen, penalized_at, sample, uniform
 from pharos.serve.engine.plan import Plan
 from pharos.serve.engine.request import Candidate, Sequence, Token
+
+ROWS_AT_A_TIME = 8
+"""On a processor: what is made of their scores stays in its caches, and in memory that was used
+before. (For large tensors the system is asked for it anew, which takes longer than the work.)"""
+BROKEN = torch.finfo(torch.float32).min
+"""Instead of a legal token's score that is no number."""
 
 
 class Row(NamedTuple):
@@ -60,7 +69,17 @@ class Sampler:
         self, logits_RV: Tensor, rows: Seq[Row], mask_RW: NDArray[np.int32] | None = None
     ) -> list[Token]:
         """The token of each row. Of a mask, bit `t % 32` of word `t // 32` is set where token `t`
-        is legal. The logits are written to."""
+        is legal. Logits in float32 are written to."""
+        step = ROWS_AT_A_TIME if logits_RV.device.type == "cpu" else max(1, len(rows))
+        tokens: list[Token] = []
+        for start, end in pairwise([*range(0, len(rows), step), len(rows)]):
+            mask = None if mask_RW is None else mask_RW[start:end]
+            tokens += self._sample(logits_RV[start:end].float(), rows[start:end], mask)
+        return tokens
+
+    def _sample(
+        self, logits_RV: Tensor, rows: Seq[Row], mask_RW: NDArray[np.int32] | None
+    ) -> list[Token]:
         params = [row.params for row in rows]
         asking = [i for i, each in enumerate(params) if each.logprobs is not None]
         logprobs_AV = logits_RV[asking].log_softmax(dim=-1)
@@ -128,13 +147,27 @@ def _bias(row: Row, vocab_size: int) -> Mapping[int, float]:
 
 
 def mask_scores(scores_RV: Tensor, mask_RW: NDArray[np.int32]) -> None:
-    """Leaves only the legal tokens' scores, in place. Rows without a mask are not touched."""
+    """Leaves only the legal tokens' scores, in place. Rows without a mask are not touched. Scores
+    of a broken model become numbers, so that a legal token is drawn nonetheless."""
     rows = np.flatnonzero((~mask_RW).any(axis=1))
-    bits = np.unpackbits(mask_RW[rows].view(np.uint8), axis=1, bitorder="little")
-    is_legal_MV = torch.from_numpy(bits[:, : scores_RV.shape[1]]).to(scores_RV.device).bool()
+    bytes_MY = torch.from_numpy(mask_RW[rows].view(np.uint8)).to(scores_RV.device)
+    most_MY8 = embedding(bytes_MY.int(), _most_of_bytes(scores_RV.device))
+    most_MV = most_MY8.flatten(1)[:, : scores_RV.shape[1]]
     rows_M = torch.from_numpy(rows).to(scores_RV.device)
-    scores_MV = scores_RV[rows_M].masked_fill_(~is_legal_MV, float("-inf"))
-    scores_RV.index_copy_(0, rows_M, scores_MV)
+    scores_MV = scores_RV if len(rows) == len(scores_RV) else scores_RV[rows_M]
+    if not bool(scores_MV.amax(dim=-1).isfinite().all()):
+        scores_MV.nan_to_num_(nan=BROKEN, neginf=BROKEN)
+    torch.minimum(scores_MV, most_MV, out=scores_MV)
+    if scores_MV is not scores_RV:
+        scores_RV.index_copy_(0, rows_M, scores_MV)
+
+
+@cache
+def _most_of_bytes(device: torch.device) -> Tensor:
+    """For each byte of a mask the most that the scores of its eight tokens may be, `[256, 8]`:
+    anything, or minus infinity. (Whole bytes are looked up many times as fast as single bits.)"""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    return torch.from_numpy(np.where(bits, np.inf, -np.inf)).float().to(device)
 
 
 def accepted(sequence: Sequence, drawn: Seq[Token]) -> list[Token]:
