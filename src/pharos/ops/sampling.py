@@ -253,8 +253,11 @@ def _column(params: Sequence[SamplingParams], name: str, like: Tensor) -> Tensor
 
 def _blocks(x_BV: Tensor, filling: float) -> Tensor:
     """`[B, N, BLOCK]`, the last one filled up."""
-    missing = -x_BV.shape[1] % BLOCK
-    return (pad(x_BV, (0, missing), value=filling) if missing else x_BV).unflatten(1, (-1, BLOCK))
+    count = -(-x_BV.shape[1] // BLOCK)
+    missing = count * BLOCK - x_BV.shape[1]
+    if missing:
+        x_BV = pad(x_BV, (0, missing), value=filling)
+    return x_BV.reshape(len(x_BV), count, BLOCK)
 
 
 def _of_block(x_BNC: Tensor, block_B1: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
     use_native(model)       # after its linears were converted
 
-Linears that know how their weights lie (`native_matrix`) multiply few rows themselves: up to eight,
-or 64 where the processor multiplies in tiles (AMX), and there in W8A8 any number of them. The body
+Linears that know how their weights lie (`native_matrix`) multiply few rows themselves, up to eight,
+and in W8A8 and bfloat16 any number of them where the processor multiplies in tiles (AMX). The body
 of a Llama, Mistral or Qwen whose linears all do takes few rows through its blocks in one call, when
 it is asked for over paged keys. Everything else goes through its blocks the usual way: prompts,
 other caches and masks, and a model of which some part has been replaced (by an adapter, or by the
@@ -85,7 +85,9 @@ class NativeRMSNorm(RMSNorm):
         self.train(norm.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        return norm_rows(x, self.weight, self.eps) if takes_rows(x) else super().forward(x)
+        if takes_rows(x, self.weight):
+            return norm_rows(x, self.weight, self.eps)
+        return super().forward(x)
 
 
 class NativeGatedFeedForward(GatedFeedForward):
@@ -106,8 +108,9 @@ class NativeGatedFeedForward(GatedFeedForward):
         gate, up = _matrix(self.gate), _matrix(self.up)
         if gate is not None and up is not None and gate.takes_many(x_D) and up.takes_many(x_D):
             return gated_rows(gate, up, x_D)
-        gate_F, up_F = self.gate(x_D), self.up(x_D)
-        if takes_rows(gate_F) and takes_rows(up_F):
+        gate_F: Tensor = self.gate(x_D)
+        up_F: Tensor = self.up(x_D)
+        if takes_rows(gate_F, up_F):
             return gate_rows(gate_F, up_F)
         return ACTIVATIONS[self.activation](gate_F) * up_F
 

@@ -177,7 +177,8 @@ def test_tiles_take_more_rows_but_not_of_floats() -> None:
     if matrix.most_rows(torch.bfloat16) == 8:
         pytest.skip("the kernels have no tiles here")
     assert matrix.takes(torch.zeros(64, 64).bfloat16())
-    assert not matrix.takes(torch.zeros(65, 64).bfloat16())
+    assert not matrix.takes_many(torch.zeros(64, 64).bfloat16())
+    assert matrix.takes_many(torch.zeros(65, 64).bfloat16())
     assert not matrix.takes(torch.zeros(9, 64))
 
 

@@ -146,12 +146,15 @@ class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def test_a_mask_of_one_row_does_not_copy_the_others() -> None:
     rows = [Row(sequence_of(i, SamplingParams()), 0) for i in range(6)]
-    logits = torch.randn(len(rows), 64)
-    Sampler().sample(logits[:1], rows[:1], mask_of([{7}]))  # what is made once
+    logits = torch.randn(len(rows), 640)
+    mask = np.tile(mask_of([None]), (len(rows), 10))
+    mask[1] = np.tile(mask_of([set()]), 10)
+    mask[1, 0] = 1 << 7
+    Sampler().sample(logits[1:2], rows[1:2], mask[1:2])  # what is made once
     with Copies() as copies:  # type: ignore[no-untyped-call]
-        tokens = Sampler().sample(logits, rows, mask_of([None, {7}, None, None, None, None]))
+        tokens = Sampler().sample(logits, rows, mask)
     assert tokens[1].id == 7
-    assert 0 < copies.largest <= 64
+    assert 0 < copies.largest <= 640
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])

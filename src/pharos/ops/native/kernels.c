@@ -1,6 +1,6 @@
 /* A few rows through a decoder on a CPU: the weights are read, each once, and everything else is kept
  * so small that it does not show. Few are eight, or 64 where the processor multiplies in tiles; there
- * a matrix in bytes takes a prompt's rows too.
+ * a prompt's rows are taken too.
  *
  * `pharos_linear` multiplies rows with one matrix, `pharos_blocks` takes few of them through the
  * blocks of a model of the Llama family, attention over paged keys included, and `pharos_norm`,
@@ -223,16 +223,17 @@ int pharos_most_rows(const Matrix *matrix, int dtype)
     return in_tiles(matrix, MOST_ROWS, dtype) ? MOST_ROWS : 8;
 }
 
-/* Whether `pharos_linear` takes any number of rows: oneDNN is as fast in bfloat16, but not in bytes,
- * which somebody has to make of the rows. */
-int pharos_takes_many(const Matrix *matrix)
+/* Whether any number of rows of that type is taken: those that go through it in tiles. */
+int pharos_takes_many(const Matrix *matrix, int dtype)
 {
-    return matrix->layout == INT8_PANELS && in_tiles(matrix, MOST_ROWS, FLOAT32);
+    return in_tiles(matrix, MOST_ROWS, dtype);
 }
 
 /* ---- rows as the matrices take them ---- */
 
 INLINE int64_t padded(int64_t count) { return (count + 63) / 64 * 64; }
+
+INLINE int input_bytes(const Matrix *matrix) { return matrix->layout == BF16_PANELS ? 2 : 1; }
 
 /* N rows in floats; for INT8_PANELS also as bytes around 128, where 127 steps are `most`, and for
  * tiles of BF16_PANELS in bfloat16, in the same memory: there is room for whole tiles of rows. */
@@ -716,13 +717,14 @@ INLINE void fetch_first(const Matrix *matrix, Thread thread)
 
 INLINE int is_many(int num_rows) { return num_rows > MOST_ROWS; }
 
-/* Of many rows only the bytes are kept, beside the floats of one row for each thread. */
+/* Of many rows only what tiles take is kept, beside the floats of one row for each thread. */
 int64_t pharos_linear_floats(const Matrix *matrix, int num_rows, int num_threads)
 {
     if (!is_many(num_rows))
         return num_threads * rows_floats(num_rows, matrix->num_inputs);
     int64_t whole_tiles = (num_rows + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
-    return padded(matrix->num_inputs) * (num_threads + whole_tiles / 4) + padded(num_rows);
+    int64_t floats = whole_tiles / 4 * input_bytes(matrix);
+    return padded(matrix->num_inputs) * (num_threads + floats) + padded(num_rows);
 }
 
 /* Some rows with one panel, the first of them being row `number` of the output. */
@@ -754,36 +756,43 @@ static void linear_of_few(const Matrix *matrix, const void *x_NI, void *y_NO, in
     }
 }
 
-/* Rows as bytes, and one row of floats for each thread. */
+/* Rows as tiles take them, and one row of floats for each thread. */
 typedef struct {
+    const Matrix *matrix;
     float *own, *most_N;
     uint8_t *q_NI;
     int64_t stride;
     int num_rows;
-} Bytes;
+} Many;
 
-static Bytes bytes_in(float *memory, int num_rows, int64_t width, int num_threads)
+static Many many_in(float *memory, int num_rows, const Matrix *matrix, int num_threads)
 {
-    int64_t stride = padded(width);
+    int64_t stride = padded(matrix->num_inputs);
     float *most_N = memory + stride * num_threads;
-    return (Bytes){memory, most_N, (uint8_t *)(most_N + padded(num_rows)), stride, num_rows};
+    return (Many){matrix, memory, most_N, (uint8_t *)(most_N + padded(num_rows)), stride, num_rows};
 }
 
-INLINE Rows some_of(const Bytes *bytes, int first, int count)
+INLINE Rows some_of(const Many *many, int first, int count)
 {
-    float *own = bytes->own + bytes->stride * omp_get_thread_num();
-    return (Rows){own, {bytes->q_NI + first * bytes->stride}, bytes->most_N + first, bytes->stride,
-                  count};
+    float *own = many->own + many->stride * omp_get_thread_num();
+    uint8_t *q_NI = many->q_NI + first * many->stride * input_bytes(many->matrix);
+    return (Rows){own, {q_NI}, many->most_N + first, many->stride, count};
 }
 
 /* By all threads of a region, which go on when all rows are there. */
-static void make_bytes(const Bytes *bytes, const void *x_NI, int64_t width, int dtype)
+static void make_many(const Many *many, const void *x_NI, int dtype)
 {
+    int64_t width = many->matrix->num_inputs;
 #pragma omp for schedule(dynamic, 8)
-    for (int n = 0; n < bytes->num_rows; n++) {
-        Rows one = some_of(bytes, n, 1);
-        widen(at(x_NI, dtype, n * width), dtype, width, one.x_NI);
-        quantize(&one, width, dtype);
+    for (int n = 0; n < many->num_rows; n++) {
+        Rows one = some_of(many, n, 1);
+        if (many->matrix->layout == BF16_PANELS) {
+            memcpy(one.h_NI, at(x_NI, dtype, n * width), 2 * width);
+            memset(one.h_NI + width, 0, 2 * (many->stride - width));
+        } else {
+            widen(at(x_NI, dtype, n * width), dtype, width, one.x_NI);
+            quantize(&one, width, dtype);
+        }
     }
 }
 
@@ -804,19 +813,18 @@ INLINE Piece piece_at(const Matrix *matrix, int number, int num_rows)
     return (Piece){number % num_panels(matrix), first, at_most(num_rows, first + CACHED_ROWS)};
 }
 
-/* Of INT8_PANELS, in tiles. */
 static void linear_of_many(const Matrix *matrix, const void *x_NI, void *y_NO, int num_rows,
                            int dtype, int num_threads, float *memory)
 {
-    Bytes bytes = bytes_in(memory, num_rows, matrix->num_inputs, num_threads);
+    Many many = many_in(memory, num_rows, matrix, num_threads);
 #pragma omp parallel num_threads(num_threads)
     {
-        make_bytes(&bytes, x_NI, matrix->num_inputs, dtype);
+        make_many(&many, x_NI, dtype);
 #pragma omp for schedule(dynamic) nowait
         for (int number = 0; number < num_pieces(matrix, num_rows); number++) {
             Piece piece = piece_at(matrix, number, num_rows);
             for (int n = piece.first; n < piece.stop; n += MOST_ROWS) {
-                Rows some = some_of(&bytes, n, at_most(piece.stop - n, MOST_ROWS));
+                Rows some = some_of(&many, n, at_most(piece.stop - n, MOST_ROWS));
                 write_outputs(matrix, piece.panel, &some, dtype, y_NO, n);
             }
         }
@@ -871,16 +879,16 @@ void pharos_gated(const Matrix *gate, const Matrix *up, const void *x_NI, void *
                   int dtype, int num_threads, float *memory)
 {
     int64_t width = up->num_outputs;
-    Bytes bytes = bytes_in(memory, num_rows, up->num_inputs, num_threads);
+    Many many = many_in(memory, num_rows, up, num_threads);
 #pragma omp parallel num_threads(num_threads)
     {
         Panel of_gate, of_up;
-        make_bytes(&bytes, x_NI, up->num_inputs, dtype);
+        make_many(&many, x_NI, dtype);
 #pragma omp for schedule(dynamic) nowait
         for (int number = 0; number < num_pieces(up, num_rows); number++) {
             Piece piece = piece_at(up, number, num_rows);
             for (int first = piece.first; first < piece.stop; first += MOST_ROWS) {
-                Rows some = some_of(&bytes, first, at_most(piece.stop - first, MOST_ROWS));
+                Rows some = some_of(&many, first, at_most(piece.stop - first, MOST_ROWS));
                 multiply(gate, piece.panel, &some, dtype, of_gate);
                 int count = multiply(up, piece.panel, &some, dtype, of_up);
                 int64_t index = first * width + (int64_t)piece.panel * panel_width(up);

@@ -46,7 +46,9 @@ class NativeMatrix:
         self._most_rows = {
             dtype: int(loaded.most_rows(self.address, code)) for dtype, code in DTYPES.items()
         }
-        self._takes_many = bool(loaded.takes_many(self.address))
+        self._takes_many = {
+            dtype for dtype, code in DTYPES.items() if loaded.takes_many(self.address, code)
+        }
         self.num_inputs, self.num_outputs = int(struct.num_inputs), int(struct.num_outputs)
 
     def most_rows(self, dtype: torch.dtype) -> int:
@@ -55,13 +57,13 @@ class NativeMatrix:
         return self._most_rows.get(dtype, 0)
 
     def takes(self, x: Tensor) -> bool:
-        """Whether the kernels compute with `x`: a few rows, or any number of them where a matrix in
-        bytes is multiplied in tiles."""
+        """Whether the kernels compute with `x`: a few rows, or any number of them where the product
+        is made in tiles."""
         most_rows = self.most_rows(x.dtype)
         return (
             x.numel() > 0
             and most_rows > 0
-            and (self._takes_many or x.numel() <= most_rows * self.num_inputs)
+            and (x.dtype in self._takes_many or x.numel() <= most_rows * self.num_inputs)
             and x.device.type == "cpu"
             and not (x.requires_grad and torch.is_grad_enabled())
         )
@@ -69,7 +71,7 @@ class NativeMatrix:
     def takes_many(self, x: Tensor) -> bool:
         """Whether they compute with `x`, and these are more than a few rows."""
         is_many = x.numel() > self.most_rows(x.dtype) * self.num_inputs
-        return self._takes_many and is_many and self.takes(x)
+        return x.dtype in self._takes_many and is_many and self.takes(x)
 
     def memory(self, num_rows: int, num_threads: int) -> Tensor:
         """What the kernels need to compute with so many rows."""
@@ -81,7 +83,7 @@ class NativeMatrix:
         assert x.shape[-1] == self.num_inputs, (x.shape, self.num_inputs)
         x, num_threads = x.contiguous(), torch.get_num_threads()
         num_rows = x.numel() // self.num_inputs
-        assert self._takes_many or num_rows <= self.most_rows(x.dtype), (num_rows, x.dtype)
+        assert self.takes(x), (num_rows, x.dtype)
         y = x.new_empty(*x.shape[:-1], self.num_outputs)
         memory = self.memory(num_rows, num_threads)
         self._library.linear(

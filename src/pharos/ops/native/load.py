@@ -38,7 +38,7 @@ class Library:
         self.most_rows.argtypes = (c_void_p, c_int)
         self.takes_many = loaded.pharos_takes_many
         self.takes_many.restype = c_int
-        self.takes_many.argtypes = (c_void_p,)
+        self.takes_many.argtypes = (c_void_p, c_int)
         self.norm = loaded.pharos_norm
         self.norm.restype = None
         self.norm.argtypes = (

@@ -1,9 +1,11 @@
 """What stands between the products of a prompt's rows: each in one pass over the memory.
 
-    if takes_rows(x):
+    if takes_rows(x, weight):
         y = norm_rows(x, weight, eps)
+    if takes_rows(gate, up):
         hidden = gate_rows(gate, up)    # SiLU(gate) · up, in the memory of `gate`
-    hidden = gated_rows(gate, up, x)    # the same of matrices in bytes, and of what goes into them
+    if gate_matrix.takes_many(x) and up_matrix.takes_many(x):
+        hidden = gated_rows(gate_matrix, up_matrix, x)
 
 Torch makes several passes of each, into memory of their own, and products in tiles are so fast that
 these show beside them.
@@ -18,13 +20,13 @@ from pharos.ops.native.linear import DTYPES, NativeMatrix
 from pharos.ops.native.load import library
 
 
-def takes_rows(x: Tensor) -> bool:
-    """Whether there are kernels, and they compute with `x`."""
+def takes_rows(*tensors: Tensor) -> bool:
+    """Whether there are kernels, and they compute with these tensors."""
     return (
-        x.dtype in DTYPES
-        and x.device.type == "cpu"
-        and x.numel() > 0
-        and not (x.requires_grad and torch.is_grad_enabled())
+        all(x.device.type == "cpu" and x.numel() > 0 for x in tensors)
+        and tensors[0].dtype in DTYPES
+        and all(x.dtype == tensors[0].dtype for x in tensors)
+        and not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
         and library() is not None
     )
 
