@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from pharos.adapt import Adapters, LoraConfig
 from pharos.core import SamplingParams
@@ -164,6 +165,44 @@ def test_a_prompt_goes_the_usual_way_unless_it_is_very_short(
         assert torch.cosine_similarity(found, expected, dim=-1).min() > 0.99
     else:
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("method", NATIVE)
+def test_who_watches_a_gate_sees_its_output_and_the_same_is_computed(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, twin = pair("llama", method, monkeypatch)
+    ids = torch.randint(96, (1, 100), generator=torch.Generator().manual_seed(2))
+    plain = ours.logits(ours.body(ids))
+    seen: list[Tensor] = []
+    kept: list[Tensor] = []
+
+    def watch(_: object, __: object, y: Tensor) -> None:
+        seen.append(y)
+        kept.append(y.clone())
+
+    for name, part in ours.body.named_modules():
+        if name.endswith(("mlp.gate", "mlp.up")):
+            part.register_forward_hook(watch)
+    watched = ours.logits(ours.body(ids))
+    assert [y.shape[-1] for y in seen] == [SIZES["intermediate_size"]] * 4
+    assert all(torch.equal(*each) for each in zip(seen, kept, strict=True))
+    for found in (plain, watched):
+        similar = torch.cosine_similarity(found, twin.logits(twin.body(ids)), dim=-1)
+        assert similar.min() > 0.99
+
+
+def test_a_feed_forward_that_was_replaced_by_parts_computes_with_them() -> None:
+    """Matrices of the old linears would not do."""
+    model = convert(decoder("llama"), "bf16")
+    mlp = model.body.get_submodule("blocks.0.mlp")
+    x = torch.randn(1, 100, SIZES["hidden_size"]).bfloat16()
+    before = mlp(x)
+    gate = nn.Linear(SIZES["hidden_size"], SIZES["intermediate_size"], bias=False).bfloat16()
+    mlp.gate = gate.requires_grad_(False)
+    expected = mlp.down(silu(mlp.gate(x)) * mlp.up(x))
+    torch.testing.assert_close(mlp(x), expected, rtol=0.02, atol=0.02)
+    assert not torch.allclose(before.float(), expected.float(), atol=0.1)
 
 
 @pytest.mark.parametrize("method", NATIVE)

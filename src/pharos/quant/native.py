@@ -91,7 +91,8 @@ class NativeRMSNorm(RMSNorm):
 
 
 class NativeGatedFeedForward(GatedFeedForward):
-    """It has the parts of the feed-forward that it stands for, under the same names."""
+    """It has the parts of the feed-forward that it stands for, under the same names. Whoever
+    watches gate or up (by a hook) sees their outputs, which there are not otherwise."""
 
     def __init__(self, mlp: GatedFeedForward) -> None:
         nn.Module.__init__(self)
@@ -105,13 +106,16 @@ class NativeGatedFeedForward(GatedFeedForward):
         return y_D
 
     def _hidden(self, x_D: Tensor) -> Tensor:
-        gate, up = _matrix(self.gate), _matrix(self.up)
-        if gate is not None and up is not None and gate.takes_many(x_D) and up.takes_many(x_D):
+        if self.gate._forward_hooks or self.up._forward_hooks:
+            return self._plain(self.gate(x_D), self.up(x_D))
+        gate, up = _matrix_of_many(self.gate, x_D), _matrix_of_many(self.up, x_D)
+        if gate is not None and up is not None:
             return gated_rows(gate, up, x_D)
-        gate_F: Tensor = self.gate(x_D)
-        up_F: Tensor = self.up(x_D)
-        if takes_rows(gate_F, up_F):
-            return gate_rows(gate_F, up_F)
+        gate_F, up_F = self.gate(x_D), self.up(x_D)
+        is_native = takes_rows(gate_F, up_F)
+        return gate_rows(gate_F, up_F) if is_native else self._plain(gate_F, up_F)
+
+    def _plain(self, gate_F: Tensor, up_F: Tensor) -> Tensor:
         return ACTIVATIONS[self.activation](gate_F) * up_F
 
 
@@ -185,6 +189,11 @@ def _block_parts(block: LlamaBlock) -> Parts | None:
 
 def _matrix(linear: nn.Module) -> NativeMatrix | None:
     return linear.native if isinstance(linear, NativeLinear) else None
+
+
+def _matrix_of_many(linear: nn.Module, x: Tensor) -> NativeMatrix | None:
+    matrix = _matrix(linear)
+    return matrix if matrix is not None and matrix.takes_many(x) else None
 
 
 def _norm(norm: nn.Module) -> Norm | None:
