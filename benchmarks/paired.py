@@ -36,5 +36,6 @@ def paired_ratio(measure: Measure, base: Measure, *, rounds: int) -> Ratio:
 
 
 def ratio_of(ratios: Sequence[float]) -> Ratio:
+    """Of the ratios of some rounds."""
     low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return Ratio(median=median, low=low, high=high, num_rounds=len(ratios))

@@ -47,7 +47,7 @@ from pharos.serve.engine.block_pool import BlockPool
 from pharos.serve.engine.engine import Engine
 from pharos.serve.engine.grammar import GrammarCompiler
 from pharos.serve.engine.paged_kv import PagedKV
-from pharos.serve.engine.request import Grammar, Request
+from pharos.serve.engine.request import Grammar, Output, Request
 from pharos.serve.engine.request import Sequence as Written
 from pharos.serve.engine.runner import Runner
 from pharos.serve.engine.scheduler import Scheduler, SchedulerConfig
@@ -146,7 +146,7 @@ class Bench:
         """The time of a step with so many drafts, over that of one without."""
         return {
             f"{count} drafts": self._ratio(
-                partial(self._begun, self._random, wrong(count)), partial(self._begun, self._random)
+                partial(self._begun_wrong, count), partial(self._begun, self._random)
             )
             for count in DRAFTS
         }
@@ -177,6 +177,9 @@ class Bench:
                 )
         return ratios
 
+    def _begun_wrong(self, count: int) -> Engine:
+        return self._begun(self._random, wrong(count))
+
     def _speed_up(self, model: CausalLM, params: SamplingParams) -> Ratio:
         begun = partial(self._begun, model, params=params)
         return self._ratio(begun, lambda: begun(Speculation(NgramProposer())))
@@ -187,15 +190,15 @@ class Bench:
         return ratio_of([self._one_ratio(ours(), base()) for _ in range(self._args.rounds + 1)][1:])
 
     def _one_ratio(self, ours: Engine, base: Engine) -> float:
+        """Whichever has written less is next, so that both are at the same place of their text."""
         seconds = {ours: 0.0, base: 0.0}
-        turn = [ours, base]
-        while any(engine.has_work for engine in turn):
-            for engine in turn:
-                started = self._clock()
-                if engine.has_work:
-                    engine.step()
-                seconds[engine] += self._clock() - started
-            turn.reverse()
+        written = {ours: 0, base: 0}
+        while working := [engine for engine in seconds if engine.has_work]:
+            engine = min(working, key=lambda engine: written[engine])
+            started = self._clock()
+            news = engine.step()
+            seconds[engine] += self._clock() - started
+            written[engine] += sum(len(each.tokens) for each in news if isinstance(each, Output))
         return seconds[ours] / seconds[base]
 
     def _begun(

@@ -181,10 +181,24 @@ def test_the_likeliest_by_blocks_is_the_first_of_all(rows: list[list[float]], bl
         assert torch.equal(likeliest(logits_of(rows)), logits_of(rows).argmax(dim=-1))
 
 
-def test_of_no_numbers_a_token_of_the_vocabulary_is_drawn() -> None:
-    logits = torch.full((2, 70), math.nan)
-    drawn = sample(logits, [SamplingParams(temperature=1.0), SamplingParams()], [0.5, 0.5])
-    assert (drawn < 70).all()
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (2, 1.0), (0, 0.5)])
+def test_of_no_numbers_a_token_of_the_vocabulary_is_drawn(
+    top_k: int, top_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what stands beside them is drawn as always."""
+    monkeypatch.setattr(sampling, "MOST_SORTED", 1)
+    monkeypatch.setattr(sampling, "BLOCK", 4)
+    logits = random_logits(3, vocab=70)
+    params = [SamplingParams(temperature=1.0, top_k=top_k, top_p=top_p)] * 2 + [SamplingParams()]
+    expected = sample(logits, params, [0.5] * 3)
+    logits[0] = math.nan
+    drawn = sample(logits, params, [0.5] * 3)
+    assert 0 <= drawn[0] < 70
+    assert torch.equal(drawn[1:], expected[1:])
+
+
+def test_no_rows_are_no_tokens() -> None:
+    assert sample(torch.empty(0, 7), [], []).shape == (0,)
 
 
 @settings(deadline=None)

@@ -3,6 +3,7 @@
 Shapes: N rows of a flat batch, V vocabulary.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from pharos.ops.native import NativeBlocks, library
 from pharos.ops.native.load import SWITCH
 from pharos.ops.paged_attention import Segment
 from pharos.quant import METHODS, convert
-from pharos.quant.native import MOST_OF_ONE, NativeLlama
+from pharos.quant.native import MOST_OF_ONE, NativeLlama, NativeRMSNorm, use_native
 from pharos.serve.engine.build import EngineConfig, engine_over
 from pharos.serve.engine.paged_cache import PagedCache
 from pharos.serve.engine.paged_kv import PagedKV
@@ -44,6 +45,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 OTHERS: dict[str, dict[str, Any]] = {"mixtral": {"num_local_experts": 2}}
 NATIVE = ["bf16", "w8a8", "w8a16"]
+LEARNED = ["attention_norm", "mlp.up"]
 TABLES = ([3, 4, 5, 20, 9, 10, 11], [6, 1, 2, 7, 8, 15, 16])
 
 
@@ -161,10 +163,7 @@ def test_a_prompt_goes_the_usual_way_unless_it_is_very_short(
     passes = [[Segment(ONE, 0, length)]]
     found, expected = written(ours, passes), written(twin, passes)
     assert rows == ([length] if is_native else [])
-    if is_native:
-        assert torch.cosine_similarity(found, expected, dim=-1).min() > 0.99
-    else:
-        assert torch.equal(found, expected)
+    assert torch.cosine_similarity(found, expected, dim=-1).min() > (0.99 if is_native else 0.999)
 
 
 @pytest.mark.parametrize("method", NATIVE)
@@ -173,7 +172,7 @@ def test_who_watches_a_gate_sees_its_output_and_the_same_is_computed(
 ) -> None:
     ours, twin = pair("llama", method, monkeypatch)
     ids = torch.randint(96, (1, 100), generator=torch.Generator().manual_seed(2))
-    plain = ours.logits(ours.body(ids))
+    plain = ours.logits(ours.body(ids)).float()
     seen: list[Tensor] = []
     kept: list[Tensor] = []
 
@@ -184,12 +183,11 @@ def test_who_watches_a_gate_sees_its_output_and_the_same_is_computed(
     for name, part in ours.body.named_modules():
         if name.endswith(("mlp.gate", "mlp.up")):
             part.register_forward_hook(watch)
-    watched = ours.logits(ours.body(ids))
+    watched = ours.logits(ours.body(ids)).float()
     assert [y.shape[-1] for y in seen] == [SIZES["intermediate_size"]] * 4
     assert all(torch.equal(*each) for each in zip(seen, kept, strict=True))
-    for found in (plain, watched):
-        similar = torch.cosine_similarity(found, twin.logits(twin.body(ids)), dim=-1)
-        assert similar.min() > 0.99
+    for other in (watched, twin.logits(twin.body(ids)).float()):
+        assert torch.cosine_similarity(plain, other, dim=-1).min() > 0.99
 
 
 def test_a_feed_forward_that_was_replaced_by_parts_computes_with_them() -> None:
@@ -208,9 +206,41 @@ def test_a_feed_forward_that_was_replaced_by_parts_computes_with_them() -> None:
 @pytest.mark.parametrize("method", NATIVE)
 def test_other_decoders_have_native_linears(method: str) -> None:
     model = decoder("mixtral")
+    twin = decoder("mixtral").bfloat16()
     convert(model, method)
     assert not isinstance(model.body, NativeLlama)
-    assert written(model, PASSES).isfinite().all()
+    assert any(isinstance(part, NativeRMSNorm) for part in model.modules())
+    similar = torch.cosine_similarity(written(model, PASSES), written(twin, PASSES), dim=-1)
+    assert similar.median() > 0.99  # a token may get another expert
+
+
+def test_a_copy_computes_the_same_by_itself() -> None:
+    """Packed weights cannot be copied; those of W8A16 are not packed."""
+    model = convert(decoder("llama"), "w8a16")
+    ids = torch.randint(96, (1, 100), generator=torch.Generator().manual_seed(3))
+    copied = copy.deepcopy(model)
+    expected = model.logits(model.body(ids)).float()
+    for parameter in model.parameters():
+        parameter.zero_()
+    found = copied.logits(copied.body(ids)).float()
+    assert torch.cosine_similarity(found, expected, dim=-1).min() > 0.999
+
+
+def test_gradients_go_through_native_norms_and_gates() -> None:
+    model = decoder("llama")
+    plain = copy.deepcopy(model)
+    use_native(model)
+    gradients = []
+    for each in (model, plain):
+        weights = [each.get_submodule(f"body.blocks.0.{name}").weight for name in LEARNED]
+        for weight in weights:
+            weight.requires_grad_(True)
+        torch.manual_seed(4)
+        each.logits(each.body(torch.arange(12)[None])).square().sum().backward()
+        gradients.append([weight.grad for weight in weights])
+    assert any(isinstance(part, NativeRMSNorm) for part in model.modules())
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def tokens(model: CausalLM) -> dict[str, list[int]]:

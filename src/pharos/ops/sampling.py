@@ -53,7 +53,7 @@ def sample(
     if seen is not None:
         logits_BV = penalized(logits_BV, params, seen)
     rows = [row for row, p in enumerate(params) if p.temperature > 0.0]
-    if len(rows) == len(params):
+    if rows and len(rows) == len(params):
         return draw(probabilities(logits_BV, params), uniforms)
     ids_B = likeliest(logits_BV)
     if rows:
@@ -150,14 +150,15 @@ def probabilities(logits_BV: Tensor, params: Sequence[SamplingParams]) -> Tensor
 
 
 def draw(shares_BV: Tensor, uniforms: Sequence[float]) -> Tensor:
-    """The token at which each row's cumulative probability passes the row's uniform number. One
-    without a share is never drawn."""
+    """The token at which each row's cumulative probability passes the row's uniform number (inverse
+    transform sampling), looked up among the blocks, then in one. A token without a share is never
+    drawn."""
     uniforms_B1 = torch.tensor(uniforms, dtype=torch.float64, device=shares_BV.device)[:, None]
     blocks_BNC = _blocks(shares_BV, 0.0)
     sums_BN = blocks_BNC.sum(dim=-1).double().cumsum(dim=-1)
-    block_B1, before_B1 = _passed(sums_BN, uniforms_B1 * sums_BN[:, -1:])
+    block_B1, before_B1 = _inverse_cdf(sums_BN, uniforms_B1 * sums_BN[:, -1:])
     inside_BC = _of_block(blocks_BNC, block_B1).double().cumsum(dim=-1)
-    place_B1, _ = _passed(inside_BC, uniforms_B1 * sums_BN[:, -1:] - before_B1)
+    place_B1, _ = _inverse_cdf(inside_BC, uniforms_B1 * sums_BN[:, -1:] - before_B1)
     drawn_B = (block_B1 * BLOCK + place_B1)[:, 0]
     return drawn_B.clamp(max=shares_BV.shape[1] - 1)  # of what is no number
 
@@ -212,11 +213,14 @@ def _largest(logits_BV: Tensor, count: int) -> Tensor:
 def _largest_of(
     values_V: NDArray[np.float32], blocks_N: NDArray[np.float32], count: int
 ) -> NDArray[np.float32]:
-    """So many blocks have a value as large as their least, and so there are as many values."""
-    others = len(blocks_N) - count
-    if others > 0:
-        values_V = values_V[values_V >= np.partition(blocks_N, others)[others]]
-    return np.sort(values_V)[::-1][:count]
+    """The `count` largest of the blocks' largest are values too: what is smaller than the least of
+    these is not among the `count` largest values. (What is no number counts as largest.)"""
+    if len(blocks_N) > count:
+        least = np.partition(blocks_N, -count)[-count]
+        values_V = values_V[~(values_V < least)]
+    if len(values_V) > count:
+        values_V = np.partition(values_V, -count)[-count:]
+    return np.sort(values_V)[::-1]
 
 
 def _num_kept(best_BC: Tensor, logits_BV: Tensor, top_k_B1: Tensor, top_p_B1: Tensor) -> Tensor:
@@ -265,7 +269,7 @@ def _of_block(x_BNC: Tensor, block_B1: Tensor) -> Tensor:
     return x_BNC.take_along_dim(block_B1[:, :, None], dim=1)[:, 0]
 
 
-def _passed(sums_BN: Tensor, target_B1: Tensor) -> tuple[Tensor, Tensor]:
+def _inverse_cdf(sums_BN: Tensor, target_B1: Tensor) -> tuple[Tensor, Tensor]:
     """Where a cumulative sum passes the target, and the sum before it, both `[B, 1]`. A target that
     rounding has put beyond the end is passed where the sum reaches its end."""
     end_B1 = sums_BN[:, -1:]

@@ -2,12 +2,12 @@
 
     use_native(model)       # after its linears were converted
 
-Linears that know how their weights lie (`native_matrix`) multiply few rows themselves, up to eight,
-and in W8A8 and bfloat16 any number of them where the processor multiplies in tiles (AMX). The body
-of a Llama, Mistral or Qwen whose linears all do takes few rows through its blocks in one call, when
-it is asked for over paged keys. Everything else goes through its blocks the usual way: prompts,
-other caches and masks, and a model of which some part has been replaced (by an adapter, or by the
-share of a split one). On that way norms and gates have kernels of their own.
+Linears that know how their weights lie (`native_matrix`) multiply few rows themselves: up to eight;
+where the processor multiplies in tiles (AMX) any number of them, of which up to 64 are few. The
+body of a Llama, Mistral or Qwen whose linears all do takes few rows through its blocks in one call,
+when it is asked for over paged keys. Everything else goes through its blocks the usual way:
+prompts, other caches and masks, and a model of which some part has been replaced (by an adapter, or
+by the share of a split one). On that way norms and gates have kernels of their own.
 
 Shapes: B sequences, T tokens, D hidden width.
 """
@@ -29,10 +29,10 @@ from pharos.ops.native import (
     NativePass,
     Norm,
     Parts,
-    gate_rows,
-    gated_rows,
     library,
     norm_rows,
+    silu_and_mul,
+    swiglu,
     takes_rows,
 )
 from pharos.ops.norms import RMSNorm
@@ -61,7 +61,8 @@ class Paged(Protocol):
 
 
 def use_native(model: CausalLM) -> None:
-    """Nothing is done where there are no native kernels."""
+    """Norms and gated feed-forwards become native ones, in place, with the parts that they had; so
+    does the body. Nothing is done where there are no native kernels."""
     if library() is None:
         return
     for module in list(model.modules()):
@@ -106,28 +107,29 @@ class NativeGatedFeedForward(GatedFeedForward):
         return y_D
 
     def _hidden(self, x_D: Tensor) -> Tensor:
-        if self.gate._forward_hooks or self.up._forward_hooks:
+        gate, up = _matrix(self.gate), _matrix(self.up)
+        if gate is None or up is None or _is_watched(self.gate) or _is_watched(self.up):
             return self._plain(self.gate(x_D), self.up(x_D))
-        gate, up = _matrix_of_many(self.gate, x_D), _matrix_of_many(self.up, x_D)
-        if gate is not None and up is not None:
-            return gated_rows(gate, up, x_D)
+        if gate.takes_many(x_D) and gate.lies_as(up):
+            return swiglu(gate, up, x_D)
         gate_F, up_F = self.gate(x_D), self.up(x_D)
         is_native = takes_rows(gate_F, up_F)
-        return gate_rows(gate_F, up_F) if is_native else self._plain(gate_F, up_F)
+        return silu_and_mul(gate_F, up_F) if is_native else self._plain(gate_F, up_F)
 
     def _plain(self, gate_F: Tensor, up_F: Tensor) -> Tensor:
         return ACTIVATIONS[self.activation](gate_F) * up_F
 
 
 class NativeLlama(Llama):
-    """It has the parts of the body that it stands for, under the same names."""
+    """It has the parts of the body that it stands for, under the same names. A copy of it goes the
+    usual way (`native` is None)."""
 
     def __init__(self, body: Llama, native: NativeBlocks) -> None:
         nn.Module.__init__(self)
         self.config = body.config
         for name, part in body.named_children():
             setattr(self, name, part)
-        self.native = native
+        self.native: NativeBlocks | None = native
         self._parts = _parts(self)
         self.train(body.training)
 
@@ -139,17 +141,18 @@ class NativeLlama(Llama):
         mask: Mask | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        is_few = ids_BT.numel() <= self.native.most_rows(self.dtype)
+        native = self.native
+        is_few = native is not None and ids_BT.numel() <= native.most_rows(self.dtype)
         is_paged = hasattr(cache, "pages") and (mask is None or type(mask) is Causal)
-        if cache is not None and is_few and is_paged and _parts(self) == self._parts:
+        if native and cache is not None and is_few and is_paged and _parts(self) == self._parts:
             kvs_2GPCK, batch = cast(Paged, cache).pages()
             has_prompts = any(each.num_tokens > MOST_OF_ONE for each in batch.segments)
-            if not has_prompts and self.native.takes(x_BTD := self.embedding(ids_BT), kvs_2GPCK):
+            if not has_prompts and native.takes(x_BTD := self.embedding(ids_BT), kvs_2GPCK):
                 if positions_BT is None:
                     positions_BT = next_positions(ids_BT, cache)
                 rotate = self.config.rope.rotation(positions_BT, dtype=x_BTD.dtype)
                 rows = NativePass(batch, rotate, x_BTD.dtype)
-                x_BTD = self.native(x_BTD, kvs_2GPCK, rows)
+                x_BTD = native(x_BTD, kvs_2GPCK, rows)
                 cache.advance(ids_BT.shape[1])
                 y_BTD: Tensor = self.norm(x_BTD)
                 return y_BTD
@@ -191,9 +194,8 @@ def _matrix(linear: nn.Module) -> NativeMatrix | None:
     return linear.native if isinstance(linear, NativeLinear) else None
 
 
-def _matrix_of_many(linear: nn.Module, x: Tensor) -> NativeMatrix | None:
-    matrix = _matrix(linear)
-    return matrix if matrix is not None and matrix.takes_many(x) else None
+def _is_watched(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _norm(norm: nn.Module) -> Norm | None:

@@ -163,13 +163,15 @@ def test_also_of_scores_that_are_no_numbers_a_legal_token_is_drawn(
     broken: float, temperature: float
 ) -> None:
     params = SamplingParams(temperature=temperature)
-    rows = [Row(sequence_of(i, params), 0) for i in range(3)]
-    logits = torch.full((3, VOCAB), broken)
-    logits[2, ::2] = 1.0
-    legal: list[set[int] | None] = [{7, 8}, None, {9, 10}]
-    first, _, third = Sampler().sample(logits, rows, mask_of(legal))
-    assert first.id in {7, 8}
-    assert third.id in {9, 10}
+    rows = [Row(sequence_of(i, params), 0) for i in range(4)]
+    logits = torch.full((4, VOCAB), broken)
+    logits[2:, ::2] = 1.0
+    legal: list[set[int] | None] = [{7, 8}, None, {9}, {9, 10}]
+    together = Sampler().sample(logits.clone(), rows, mask_of(legal))
+    for i, ids in enumerate(legal):
+        alone = Sampler().sample(logits[i : i + 1].clone(), [rows[i]], mask_of(legal[i : i + 1]))
+        assert alone == [together[i]]
+        assert ids is None or together[i].id in ids
 
 
 def test_a_mask_does_not_change_what_is_told_of_the_model() -> None:

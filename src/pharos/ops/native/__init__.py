@@ -20,7 +20,7 @@ from pharos.ops.native.linear import (
     int8_rows_matrix,
 )
 from pharos.ops.native.load import library
-from pharos.ops.native.rows import gate_rows, gated_rows, norm_rows, takes_rows
+from pharos.ops.native.rows import norm_rows, silu_and_mul, swiglu, takes_rows
 
 __all__ = [
     "Matrices",
@@ -30,11 +30,11 @@ __all__ = [
     "Norm",
     "Parts",
     "bf16_matrix",
-    "gate_rows",
-    "gated_rows",
     "int8_matrix",
     "int8_rows_matrix",
     "library",
     "norm_rows",
+    "silu_and_mul",
+    "swiglu",
     "takes_rows",
 ]

@@ -126,7 +126,7 @@ class NativeBlocks:
         kvs = (c_void_p * count)(*(kv.data_ptr() for kv in kvs_2GPCK))
         address = addressof(self.structs)
         floats = self._library.blocks_floats(address, count, struct.num_rows, struct.num_threads)
-        memory = torch.empty(floats)
+        memory = torch.empty(floats, dtype=torch.float32)
         self._library.blocks(
             address,
             count,

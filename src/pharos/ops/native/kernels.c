@@ -4,10 +4,10 @@
  *
  * `pharos_linear` multiplies rows with one matrix, `pharos_blocks` takes few of them through the
  * blocks of a model of the Llama family, attention over paged keys included, and `pharos_norm`,
- * `pharos_gate` and `pharos_gated` do what stands between the products of a prompt's. A block is
- * one parallel region: the threads share the outputs of each matrix and meet between the stages. What
- * is small (a norm, the rounding of a row to bytes) each thread does for itself; that costs less
- * than another meeting.
+ * `pharos_silu_and_mul` and `pharos_swiglu` do what stands between the products of a prompt's. A
+ * block is one parallel region: the threads share the outputs of each matrix and meet between the
+ * stages. What is small (a norm, the rounding of a row to bytes) each thread does for itself; that
+ * costs less than another meeting.
  *
  * Each output is computed by one thread and in one order, so a row's numbers depend neither on the
  * number of threads nor on the rows beside it. Numbers are float while they are at work, and are
@@ -175,7 +175,7 @@ INLINE float exponential(float x)
 }
 
 /* SiLU(gate) · up; `inner` may be one of both. */
-INLINE void gated(const float *gate, const float *up, int64_t count, int dtype, float *inner)
+INLINE void silu_and_mul(const float *gate, const float *up, int64_t count, int dtype, float *inner)
 {
     if (dtype == BFLOAT16) {
 #pragma omp simd
@@ -217,13 +217,13 @@ INLINE int in_tiles(const Matrix *matrix, int num_rows, int dtype)
     return tiles_are_ours && fits;
 }
 
-/* So many rows of a pass are few: more are for others, who take a prompt's. */
+/* So many rows of that type are few. */
 int pharos_most_rows(const Matrix *matrix, int dtype)
 {
     return in_tiles(matrix, MOST_ROWS, dtype) ? MOST_ROWS : 8;
 }
 
-/* Whether any number of rows of that type is taken: those that go through it in tiles. */
+/* Whether the matrix takes any number of rows of that type, that is, multiplies them in tiles. */
 int pharos_takes_many(const Matrix *matrix, int dtype)
 {
     return in_tiles(matrix, MOST_ROWS, dtype);
@@ -763,32 +763,33 @@ typedef struct {
     uint8_t *q_NI;
     int64_t stride;
     int num_rows;
-} Many;
+} PackedRows;
 
-static Many many_in(float *memory, int num_rows, const Matrix *matrix, int num_threads)
+static PackedRows packed_in(float *memory, int num_rows, const Matrix *matrix, int num_threads)
 {
     int64_t stride = padded(matrix->num_inputs);
     float *most_N = memory + stride * num_threads;
-    return (Many){matrix, memory, most_N, (uint8_t *)(most_N + padded(num_rows)), stride, num_rows};
+    uint8_t *q_NI = (uint8_t *)(most_N + padded(num_rows));
+    return (PackedRows){matrix, memory, most_N, q_NI, stride, num_rows};
 }
 
-INLINE Rows some_of(const Many *many, int first, int count)
+INLINE Rows rows_at(const PackedRows *packed, int first, int count)
 {
-    float *own = many->own + many->stride * omp_get_thread_num();
-    uint8_t *q_NI = many->q_NI + first * many->stride * input_bytes(many->matrix);
-    return (Rows){own, {q_NI}, many->most_N + first, many->stride, count};
+    float *own = packed->own + packed->stride * omp_get_thread_num();
+    uint8_t *q_NI = packed->q_NI + first * packed->stride * input_bytes(packed->matrix);
+    return (Rows){own, {q_NI}, packed->most_N + first, packed->stride, count};
 }
 
 /* By all threads of a region, which go on when all rows are there. */
-static void make_many(const Many *many, const void *x_NI, int dtype)
+static void pack_rows(const PackedRows *packed, const void *x_NI, int dtype)
 {
-    int64_t width = many->matrix->num_inputs;
+    int64_t width = packed->matrix->num_inputs;
 #pragma omp for schedule(dynamic, 8)
-    for (int n = 0; n < many->num_rows; n++) {
-        Rows one = some_of(many, n, 1);
-        if (many->matrix->layout == BF16_PANELS) {
+    for (int n = 0; n < packed->num_rows; n++) {
+        Rows one = rows_at(packed, n, 1);
+        if (packed->matrix->layout == BF16_PANELS) {
             memcpy(one.h_NI, at(x_NI, dtype, n * width), 2 * width);
-            memset(one.h_NI + width, 0, 2 * (many->stride - width));
+            memset(one.h_NI + width, 0, 2 * (packed->stride - width));
         } else {
             widen(at(x_NI, dtype, n * width), dtype, width, one.x_NI);
             quantize(&one, width, dtype);
@@ -816,15 +817,15 @@ INLINE Piece piece_at(const Matrix *matrix, int number, int num_rows)
 static void linear_of_many(const Matrix *matrix, const void *x_NI, void *y_NO, int num_rows,
                            int dtype, int num_threads, float *memory)
 {
-    Many many = many_in(memory, num_rows, matrix, num_threads);
+    PackedRows packed = packed_in(memory, num_rows, matrix, num_threads);
 #pragma omp parallel num_threads(num_threads)
     {
-        make_many(&many, x_NI, dtype);
+        pack_rows(&packed, x_NI, dtype);
 #pragma omp for schedule(dynamic) nowait
         for (int number = 0; number < num_pieces(matrix, num_rows); number++) {
             Piece piece = piece_at(matrix, number, num_rows);
             for (int n = piece.first; n < piece.stop; n += MOST_ROWS) {
-                Rows some = some_of(&many, n, at_most(piece.stop - n, MOST_ROWS));
+                Rows some = rows_at(&packed, n, at_most(piece.stop - n, MOST_ROWS));
                 write_outputs(matrix, piece.panel, &some, dtype, y_NO, n);
             }
         }
@@ -846,7 +847,7 @@ void pharos_linear(const Matrix *matrix, const void *x_NI, void *y_NO, int num_r
 void pharos_norm(const void *x_ND, const float *weight_D, float eps, void *y_ND, int num_rows,
                  int width, int dtype, int num_threads, float *memory)
 {
-#pragma omp parallel for schedule(dynamic, 16) num_threads(num_threads)
+#pragma omp parallel for schedule(dynamic, 16) num_threads(num_threads) if (num_rows > 16)
     for (int n = 0; n < num_rows; n++) {
         int64_t first = (int64_t)n * width;
         float *own_D = memory + (int64_t)width * omp_get_thread_num();
@@ -859,41 +860,41 @@ void pharos_norm(const void *x_ND, const float *weight_D, float eps, void *y_ND,
 #define AT_A_TIME 1024
 
 /* In place of `gate`. */
-void pharos_gate(void *gate, const void *up, int64_t count, int dtype, int num_threads)
+void pharos_silu_and_mul(void *gate, const void *up, int64_t count, int dtype, int num_threads)
 {
-#pragma omp parallel for schedule(dynamic, 16) num_threads(num_threads)
+#pragma omp parallel for schedule(dynamic, 16) num_threads(num_threads) if (count > 16 * AT_A_TIME)
     for (int64_t first = 0; first < count; first += AT_A_TIME) {
         float own_gate[AT_A_TIME], own_up[AT_A_TIME];
         int64_t some = at_most(count - first, AT_A_TIME);
         void *place = (void *)at(gate, dtype, first);
         widen(place, dtype, some, own_gate);
         widen(at(up, dtype, first), dtype, some, own_up);
-        gated(own_gate, own_up, some, dtype, own_gate);
+        silu_and_mul(own_gate, own_up, some, dtype, own_gate);
         narrow(own_gate, some, dtype, place);
     }
 }
 
 /* SiLU(x gateᵀ) · (x upᵀ) of matrices that take many rows. `memory` is that of `pharos_linear` for
  * either. */
-void pharos_gated(const Matrix *gate, const Matrix *up, const void *x_NI, void *y_NO, int num_rows,
+void pharos_swiglu(const Matrix *gate, const Matrix *up, const void *x_NI, void *y_NO, int num_rows,
                   int dtype, int num_threads, float *memory)
 {
     int64_t width = up->num_outputs;
-    Many many = many_in(memory, num_rows, up, num_threads);
+    PackedRows packed = packed_in(memory, num_rows, up, num_threads);
 #pragma omp parallel num_threads(num_threads)
     {
         Panel of_gate, of_up;
-        make_many(&many, x_NI, dtype);
+        pack_rows(&packed, x_NI, dtype);
 #pragma omp for schedule(dynamic) nowait
         for (int number = 0; number < num_pieces(up, num_rows); number++) {
             Piece piece = piece_at(up, number, num_rows);
             for (int first = piece.first; first < piece.stop; first += MOST_ROWS) {
-                Rows some = some_of(&many, first, at_most(piece.stop - first, MOST_ROWS));
+                Rows some = rows_at(&packed, first, at_most(piece.stop - first, MOST_ROWS));
                 multiply(gate, piece.panel, &some, dtype, of_gate);
                 int count = multiply(up, piece.panel, &some, dtype, of_up);
                 int64_t index = first * width + (int64_t)piece.panel * panel_width(up);
                 for (int n = 0; n < some.num_rows; n++, index += width) {
-                    gated(of_gate[n], of_up[n], count, dtype, of_up[n]);
+                    silu_and_mul(of_gate[n], of_up[n], count, dtype, of_up[n]);
                     narrow(of_up[n], count, dtype, (void *)at(y_NO, dtype, index));
                 }
             }
@@ -1175,7 +1176,7 @@ static void gate(const Block *block, const Rows *rows, int dtype, float *inner_N
         int count = multiply(&block->up, panel, rows, dtype, up);
         for (int n = 0; n < rows->num_rows; n++) {
             float *inner = inner_NF + n * width + panel * panel_width(&block->up);
-            gated(gate[n], up[n], count, dtype, inner);
+            silu_and_mul(gate[n], up[n], count, dtype, inner);
         }
     }
 }

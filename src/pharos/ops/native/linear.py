@@ -73,6 +73,11 @@ class NativeMatrix:
         is_many = x.numel() > self.most_rows(x.dtype) * self.num_inputs
         return x.dtype in self._takes_many and is_many and self.takes(x)
 
+    def lies_as(self, other: "NativeMatrix") -> bool:
+        """Whether both are of one size and layout."""
+        names = ("layout", "num_outputs", "num_inputs", "padded_inputs")
+        return all(getattr(self.struct, name) == getattr(other.struct, name) for name in names)
+
     def memory(self, num_rows: int, num_threads: int) -> Tensor:
         """What the kernels need to compute with so many rows."""
         floats = self._library.linear_floats(self.address, num_rows, num_threads)

@@ -45,12 +45,12 @@ class Library:
             *(c_void_p, c_void_p, c_float, c_void_p),
             *(c_int, c_int, c_int, c_int, c_void_p),
         )
-        self.gate = loaded.pharos_gate
-        self.gate.restype = None
-        self.gate.argtypes = (c_void_p, c_void_p, c_int64, c_int, c_int)
-        self.gated = loaded.pharos_gated
-        self.gated.restype = None
-        self.gated.argtypes = (
+        self.silu_and_mul = loaded.pharos_silu_and_mul
+        self.silu_and_mul.restype = None
+        self.silu_and_mul.argtypes = (c_void_p, c_void_p, c_int64, c_int, c_int)
+        self.swiglu = loaded.pharos_swiglu
+        self.swiglu.restype = None
+        self.swiglu.argtypes = (
             *(c_void_p, c_void_p, c_void_p, c_void_p),
             *(c_int, c_int, c_int, c_void_p),
         )

@@ -3,9 +3,9 @@
     if takes_rows(x, weight):
         y = norm_rows(x, weight, eps)
     if takes_rows(gate, up):
-        hidden = gate_rows(gate, up)    # SiLU(gate) · up, in the memory of `gate`
-    if gate_matrix.takes_many(x) and up_matrix.takes_many(x):
-        hidden = gated_rows(gate_matrix, up_matrix, x)
+        hidden = silu_and_mul(gate, up)    # SiLU(gate) · up, in the memory of `gate`
+    if gate_matrix.takes_many(x) and gate_matrix.lies_as(up_matrix):
+        hidden = swiglu(gate_matrix, up_matrix, x)
 
 Torch makes several passes of each, into memory of their own, and products in tiles are so fast that
 these show beside them.
@@ -37,7 +37,7 @@ def norm_rows(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     assert loaded is not None and x.shape[-1] == len(weight_D), (x.shape, weight_D.shape)
     x, weight_D = x.contiguous(), weight_D.detach().float().contiguous()
     y, width = torch.empty_like(x), len(weight_D)
-    memory = torch.empty(num_threads * width)
+    memory = torch.empty(num_threads * width, dtype=torch.float32)
     loaded.norm(
         x.data_ptr(),
         weight_D.data_ptr(),
@@ -52,26 +52,27 @@ def norm_rows(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return y
 
 
-def gate_rows(gate: Tensor, up: Tensor) -> Tensor:
+def silu_and_mul(gate: Tensor, up: Tensor) -> Tensor:
     """`SiLU(gate) · up`, in the memory of `gate` if that is contiguous."""
     loaded = library()
     assert loaded is not None and gate.shape == up.shape and gate.dtype == up.dtype
     gate, up = gate.contiguous(), up.contiguous()
-    loaded.gate(
+    loaded.silu_and_mul(
         gate.data_ptr(), up.data_ptr(), gate.numel(), DTYPES[gate.dtype], torch.get_num_threads()
     )
     return gate
 
 
-def gated_rows(gate: NativeMatrix, up: NativeMatrix, x: Tensor) -> Tensor:
-    """`SiLU(x gateᵀ) · (x upᵀ)`, in the type of `x`; both matrices must take that many rows."""
+def swiglu(gate: NativeMatrix, up: NativeMatrix, x: Tensor) -> Tensor:
+    """`SiLU(x gateᵀ) · (x upᵀ)`, in the type of `x`. Both matrices must take that many rows and lie
+    alike (`lies_as`)."""
     loaded, num_threads = library(), torch.get_num_threads()
     assert loaded is not None and x.shape[-1] == gate.num_inputs == up.num_inputs, x.shape
-    assert gate.takes_many(x) and up.takes_many(x) and gate.num_outputs == up.num_outputs
+    assert gate.takes_many(x) and up.takes_many(x) and gate.lies_as(up)
     x, num_rows = x.contiguous(), x.numel() // up.num_inputs
     y = x.new_empty(*x.shape[:-1], up.num_outputs)
     memory = up.memory(num_rows, num_threads)
-    loaded.gated(
+    loaded.swiglu(
         gate.address,
         up.address,
         x.data_ptr(),

@@ -69,7 +69,7 @@ class Sampler:
         self, logits_RV: Tensor, rows: Seq[Row], mask_RW: NDArray[np.int32] | None = None
     ) -> list[Token]:
         """The token of each row. Of a mask, bit `t % 32` of word `t // 32` is set where token `t`
-        is legal. Logits in float32 are written to."""
+        is legal. Logits in float32 may be written to."""
         step = ROWS_AT_A_TIME if logits_RV.device.type == "cpu" else max(1, len(rows))
         tokens: list[Token] = []
         for start, end in pairwise([*range(0, len(rows), step), len(rows)]):
@@ -151,21 +151,23 @@ def mask_scores(scores_RV: Tensor, mask_RW: NDArray[np.int32]) -> None:
     of a broken model become numbers, so that a legal token is drawn nonetheless."""
     rows = np.flatnonzero((~mask_RW).any(axis=1))
     bytes_MY = torch.from_numpy(mask_RW[rows].view(np.uint8)).to(scores_RV.device)
-    most_MY8 = embedding(bytes_MY.int(), _most_of_bytes(scores_RV.device))
-    most_MV = most_MY8.flatten(1)[:, : scores_RV.shape[1]]
+    bounds_MY8 = embedding(bytes_MY.int(), _bounds_of_bytes(scores_RV.device))
+    bounds_MV = bounds_MY8.flatten(1)[:, : scores_RV.shape[1]]
     rows_M = torch.from_numpy(rows).to(scores_RV.device)
     scores_MV = scores_RV if len(rows) == len(scores_RV) else scores_RV[rows_M]
-    if not bool(scores_MV.amax(dim=-1).isfinite().all()):
-        scores_MV.nan_to_num_(nan=BROKEN, neginf=BROKEN)
-    torch.minimum(scores_MV, most_MV, out=scores_MV)
+    torch.minimum(scores_MV, bounds_MV, out=scores_MV)
+    broken = (~scores_MV.amax(dim=-1).isfinite()).nonzero()[:, 0].tolist()
+    for i in broken:
+        scores_MV[i].nan_to_num_(nan=BROKEN, neginf=BROKEN)
+        torch.minimum(scores_MV[i], bounds_MV[i], out=scores_MV[i])
     if scores_MV is not scores_RV:
         scores_RV.index_copy_(0, rows_M, scores_MV)
 
 
 @cache
-def _most_of_bytes(device: torch.device) -> Tensor:
-    """For each byte of a mask the most that the scores of its eight tokens may be, `[256, 8]`:
-    anything, or minus infinity. (Whole bytes are looked up many times as fast as single bits.)"""
+def _bounds_of_bytes(device: torch.device) -> Tensor:
+    """For each byte of a mask the upper bounds of its eight tokens' scores, `[256, 8]`: infinity,
+    or minus infinity. (Whole bytes are looked up many times as fast as single bits.)"""
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
     return torch.from_numpy(np.where(bits, np.inf, -np.inf)).float().to(device)
 
