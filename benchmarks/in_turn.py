@@ -17,6 +17,10 @@ def load(make: Callable[..., Measure], arguments: tuple[Any, ...]) -> None:
     loaded[0]()  # to warm up
 
 
+def is_loaded() -> bool:
+    return bool(loaded)
+
+
 def measure(_: int) -> Any:
     return loaded[0]()
 
@@ -33,6 +37,8 @@ def in_turn(
             side: stack.enter_context(context.Pool(1, load, (make, arguments)))
             for side, make in sides.items()
         }
+        for pool in pools.values():
+            pool.apply(is_loaded)  # nobody is measured while another one loads
         for number in range(rounds):
             for side, pool in pools.items():
                 found[side].append(pool.apply(measure, (number,)))
