@@ -28,6 +28,7 @@ FLAGS = (
     "-fPIC",
     "-fno-math-errno",
     "-fno-trapping-math",
+    "-ffp-contract=off",
     "-Wno-psabi",
 )
 MOST_SECONDS = 300.0

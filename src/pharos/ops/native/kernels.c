@@ -1,6 +1,6 @@
 /* A few rows through a decoder on a CPU: the weights are read, each once, and everything else is kept
- * so small that it does not show. Few are eight, or 64 where the processor multiplies in tiles; there
- * a prompt's rows are taken too.
+ * so small that it does not show. Few are eight, or 64 where the processor multiplies what it adds up
+ * in wider numbers (bfloat16 and bytes, in tiles or in vectors); there a prompt's rows are taken too.
  *
  * `pharos_linear` multiplies rows with one matrix, `pharos_blocks` takes few of them through the
  * blocks of a model of the Llama family, attention over paged keys included, and `pharos_norm`,
@@ -10,8 +10,9 @@
  * costs less than another meeting.
  *
  * Each output is computed by one thread and in one order, so a row's numbers depend neither on the
- * number of threads nor on the rows beside it. Numbers are float while they are at work, and are
- * rounded to the model's type wherever torch's layers would.
+ * number of threads nor on the rows beside it. So that it is one order, no compiler may choose which
+ * products are added without a rounding between (`-ffp-contract=off`): `times_plus` says it. Numbers
+ * are float while they are at work, and are rounded to the model's type wherever torch's layers would.
  *
  * Vectors are GNU C's (gcc and clang): sixteen lanes, which the compiler cuts to what there is.
  *
@@ -25,7 +26,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__AVX512F__) || defined(__AMX_TILE__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -35,6 +36,18 @@
 #define HAS_TILES 1
 #else
 #define HAS_TILES 0
+#endif
+
+/* Whether there are vectors of sums of products: two of bfloat16 in each lane, four of bytes. */
+#if defined(__AVX512BF16__)
+#define HAS_BF16_DOTS 1
+#else
+#define HAS_BF16_DOTS 0
+#endif
+#if defined(__AVX512VNNI__)
+#define HAS_INT8_DOTS 1
+#else
+#define HAS_INT8_DOTS 0
 #endif
 
 #define LANES 16
@@ -56,7 +69,7 @@ typedef struct {
     const int32_t *sums_O;  /* INT8_PANELS: of each output's weights */
     const float *bias_O;    /* or NULL */
     int32_t layout, num_outputs, num_inputs;
-    int32_t padded_inputs;  /* of a panel */
+    int32_t padded_inputs, panel_outputs;  /* of a panel */
 } Matrix;
 
 typedef struct {
@@ -153,6 +166,36 @@ INLINE void store(Floats values, float *to) { memcpy(to, &values, sizeof values)
 
 INLINE Floats splat(float value) { return value - (Floats){}; }
 
+/* a · b + c, rounded once where the processor does that. */
+INLINE Floats times_plus(Floats a, Floats b, Floats c)
+{
+#if defined(__AVX512F__)
+    return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__) && defined(__FMA__)
+    union {
+        Floats all;
+        __m256 halves[2];
+    } one = {a}, two = {b}, sum = {c};
+    sum.halves[0] = _mm256_fmadd_ps(one.halves[0], two.halves[0], sum.halves[0]);
+    sum.halves[1] = _mm256_fmadd_ps(one.halves[1], two.halves[1], sum.halves[1]);
+    return sum.all;
+#else
+    return a * b + c;
+#endif
+}
+
+INLINE float sum_of(Floats values)
+{
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)values);
+#else
+    float sum = 0.0f;
+    for (int lane = 0; lane < LANES; lane++)
+        sum += values[lane];
+    return sum;
+#endif
+}
+
 /* eˣ: x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial of r, and n added to the exponent. Below
  * -87 it is 0, above 88 it is e⁸⁸; what is no number stays none. */
 INLINE float exponential(float x)
@@ -190,11 +233,11 @@ INLINE void silu_and_mul(const float *gate, const float *up, int64_t count, int 
     }
 }
 
-/* ---- tiles ---- */
+/* ---- how a matrix is multiplied with ---- */
 
 #define TILE_ROWS 16
 #define TILE_BYTES 64 /* of a row */
-#define MOST_ROWS (HAS_TILES ? 64 : 8)
+#define MOST_ROWS (HAS_BF16_DOTS || HAS_INT8_DOTS ? 64 : 8)
 
 static int tiles_are_ours; /* asked for once, when the library is loaded */
 
@@ -206,28 +249,31 @@ __attribute__((constructor)) static void ask_for_tiles(void)
 }
 #endif
 
-/* Whether rows go through this matrix in tiles. In bfloat16, all do, so that a row's numbers do not
- * depend on how many there are (rows of floats would lose half of their digits); sums of bytes are
- * the same either way, and four rows faster without. */
+/* Whether rows of that type are multiplied as what the weights are, bfloat16 or bytes. (Rows of floats
+ * would lose half of their digits in bfloat16.) Then the matrix takes any number of them. */
+INLINE int is_alike(const Matrix *matrix, int dtype)
+{
+    return matrix->layout == BF16_PANELS   ? HAS_BF16_DOTS && dtype == BFLOAT16
+           : matrix->layout == INT8_PANELS ? HAS_INT8_DOTS
+                                           : 0;
+}
+
+/* Whether in tiles. In bfloat16, all rows are if any, so that a row's numbers do not depend on how many
+ * there are; sums of bytes are the same either way, and four rows faster without. */
 INLINE int in_tiles(const Matrix *matrix, int num_rows, int dtype)
 {
-    int fits = matrix->layout == BF16_PANELS   ? dtype == BFLOAT16
-               : matrix->layout == INT8_PANELS ? num_rows > 4
-                                               : 0;
-    return tiles_are_ours && fits;
+    int fits = matrix->layout == BF16_PANELS ? matrix->panel_outputs == 32 : num_rows > 4;
+    return tiles_are_ours && fits && is_alike(matrix, dtype);
 }
 
 /* So many rows of that type are few. */
 int pharos_most_rows(const Matrix *matrix, int dtype)
 {
-    return in_tiles(matrix, MOST_ROWS, dtype) ? MOST_ROWS : 8;
+    return is_alike(matrix, dtype) ? MOST_ROWS : 8;
 }
 
-/* Whether the matrix takes any number of rows of that type, that is, multiplies them in tiles. */
-int pharos_takes_many(const Matrix *matrix, int dtype)
-{
-    return in_tiles(matrix, MOST_ROWS, dtype);
-}
+/* Whether the matrix takes any number of rows of that type. */
+int pharos_takes_many(const Matrix *matrix, int dtype) { return is_alike(matrix, dtype); }
 
 /* ---- rows as the matrices take them ---- */
 
@@ -235,8 +281,8 @@ INLINE int64_t padded(int64_t count) { return (count + 63) / 64 * 64; }
 
 INLINE int input_bytes(const Matrix *matrix) { return matrix->layout == BF16_PANELS ? 2 : 1; }
 
-/* N rows in floats; for INT8_PANELS also as bytes around 128, where 127 steps are `most`, and for
- * tiles of BF16_PANELS in bfloat16, in the same memory: there is room for whole tiles of rows. */
+/* N rows in floats; where they are multiplied as what the weights are also as bytes around 128, where
+ * 127 steps are `most`, or in bfloat16, in the same memory: there is room for whole tiles of rows. */
 typedef struct {
     float *x_NI;
     union {
@@ -261,8 +307,7 @@ static Rows make_rows(float *memory, int num_rows, int64_t num_inputs)
     return (Rows){memory, {(uint8_t *)(most_N + padded(num_rows))}, most_N, stride, num_rows};
 }
 
-/* As `quantize_around_zero` does, to the bit: the products are written down before they are added
- * to, so that no compiler makes one rounding of the two. A row with what is no number becomes none. */
+/* As `quantize_around_zero` does, to the bit. A row with what is no number becomes none. */
 static void quantize(Rows *rows, int64_t num_inputs, int dtype)
 {
     for (int n = 0; n < rows->num_rows; n++) {
@@ -300,14 +345,14 @@ INLINE void finish_rows(Rows *rows, const Matrix *matrix, int dtype)
 {
     if (matrix->layout == INT8_PANELS)
         quantize(rows, matrix->num_inputs, dtype);
-    else if (in_tiles(matrix, rows->num_rows, dtype))
+    else if (is_alike(matrix, dtype))
         halve(rows, rows->x_NI, rows->stride, matrix->num_inputs);
 }
 
 static void copy_rows(Rows *rows, const float *x_NI, const Matrix *matrix, int dtype)
 {
     int64_t width = matrix->num_inputs;
-    if (matrix->layout == BF16_PANELS && in_tiles(matrix, rows->num_rows, dtype)) {
+    if (matrix->layout == BF16_PANELS && is_alike(matrix, dtype)) {
         halve(rows, x_NI, width, width);
         return;
     }
@@ -352,43 +397,40 @@ static void normed_rows(Rows *rows, const void *x_ND, int x_dtype, const float *
 
 typedef float Panel[MOST_ROWS][WIDEST];
 
-INLINE int panel_width(const Matrix *matrix)
-{
-    return matrix->layout == INT8_PANELS ? 64 : matrix->layout == BF16_PANELS ? 32 : 16;
-}
-
 INLINE int num_panels(const Matrix *matrix)
 {
-    return (matrix->num_outputs + panel_width(matrix) - 1) / panel_width(matrix);
+    return (matrix->num_outputs + matrix->panel_outputs - 1) / matrix->panel_outputs;
 }
 
 INLINE const char *panel_at(const Matrix *matrix, int panel)
 {
     int64_t size = matrix->layout == BF16_PANELS ? 2 : 1;
-    int64_t first = (int64_t)panel * panel_width(matrix) * matrix->padded_inputs;
+    int64_t first = (int64_t)panel * matrix->panel_outputs * matrix->padded_inputs;
     return (const char *)matrix->weight + size * first;
 }
 
-/* A word is the weights of two inputs: bfloat16 is the upper half of a float. */
-INLINE void bf16_panel(const uint32_t *words, int64_t num_pairs, const float *x_NI, int64_t stride,
-                       const int num_rows, float (*y)[WIDEST])
+/* Thirty-two outputs of a panel in floats. A word is the weights of two inputs: bfloat16 is the upper
+ * half of a float. The words of two inputs lie `across` words from those of the next two. */
+INLINE void bf16_floats(const uint32_t *words, int64_t across, int64_t num_pairs, const float *x_NI,
+                        int64_t stride, const int num_rows, float (*y)[WIDEST])
 {
     Floats even[4][2] = {}, odd[4][2] = {};
     for (int64_t i = 0; i < num_pairs; i++) {
         Words one, two;
-        fetch_ahead(words + 2 * LANES * i);
-        fetch_ahead(words + 2 * LANES * i + LANES);
-        memcpy(&one, words + 2 * LANES * i, sizeof one);
-        memcpy(&two, words + 2 * LANES * i + LANES, sizeof two);
+        fetch_ahead(words + across * i);
+        fetch_ahead(words + across * i + LANES);
+        memcpy(&one, words + across * i, sizeof one);
+        memcpy(&two, words + across * i + LANES, sizeof two);
         const Floats one_even = (Floats)(one << 16), one_odd = (Floats)(one & 0xffff0000u);
         const Floats two_even = (Floats)(two << 16), two_odd = (Floats)(two & 0xffff0000u);
 #pragma GCC unroll 4
         for (int n = 0; n < num_rows; n++) {
             const float *x = x_NI + n * stride + 2 * i;
-            even[n][0] += x[0] * one_even;
-            even[n][1] += x[0] * two_even;
-            odd[n][0] += x[1] * one_odd;
-            odd[n][1] += x[1] * two_odd;
+            const Floats x_even = splat(x[0]), x_odd = splat(x[1]);
+            even[n][0] = times_plus(x_even, one_even, even[n][0]);
+            even[n][1] = times_plus(x_even, two_even, even[n][1]);
+            odd[n][0] = times_plus(x_odd, one_odd, odd[n][0]);
+            odd[n][1] = times_plus(x_odd, two_odd, odd[n][1]);
         }
     }
 #pragma GCC unroll 4
@@ -398,10 +440,74 @@ INLINE void bf16_panel(const uint32_t *words, int64_t num_pairs, const float *x_
     }
 }
 
+/* Adds two products of bfloat16 in each lane: x of two inputs, the weights of sixteen outputs. */
+INLINE Floats dot2(Floats sums, uint32_t x, Words weights)
+{
+#if HAS_BF16_DOTS
+    const __m512bh of_row = (__m512bh)_mm512_set1_epi32((int)x);
+    return (Floats)_mm512_dpbf16_ps((__m512)sums, of_row, (__m512bh)weights);
+#else
+    sums = times_plus(splat(from_bf16((uint16_t)x)), (Floats)(weights << 16), sums);
+    return times_plus(splat(from_bf16(x >> 16)), (Floats)(weights & 0xffff0000u), sums);
+#endif
+}
+
+/* All outputs of a panel, rows in bfloat16 too. */
+INLINE void bf16_dots(const uint32_t *words, int64_t num_pairs, const uint16_t *h_NI, int64_t stride,
+                      const int num_rows, const int num_vectors, float (*y)[WIDEST])
+{
+    Floats sums[4][4] = {};
+    for (int64_t i = 0; i < num_pairs; i++) {
+        Words weights[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < num_vectors; j++)
+            fetch_ahead(words + (num_vectors * i + j) * LANES);
+#pragma GCC unroll 4
+        for (int j = 0; j < num_vectors; j++)
+            memcpy(&weights[j], words + (num_vectors * i + j) * LANES, sizeof(Words));
+#pragma GCC unroll 4
+        for (int n = 0; n < num_rows; n++) {
+            uint32_t x;
+            memcpy(&x, h_NI + n * stride + 2 * i, 4);
+#pragma GCC unroll 4
+            for (int j = 0; j < num_vectors; j++)
+                sums[n][j] = dot2(sums[n][j], x, weights[j]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int n = 0; n < num_rows; n++)
+#pragma GCC unroll 4
+        for (int j = 0; j < num_vectors; j++)
+            store(sums[n][j], y[n] + LANES * j);
+}
+
+/* Rows `first` and after. */
+INLINE void bf16_panel(const Matrix *matrix, const uint32_t *words, const Rows *rows, int first,
+                       const int num_rows, int dtype, float (*y)[WIDEST])
+{
+    const int64_t num_pairs = matrix->num_inputs / 2, across = matrix->panel_outputs;
+    const uint16_t *h_NI = rows->h_NI + first * rows->stride;
+    const float *x_NI = rows->x_NI + first * rows->stride;
+    if (is_alike(matrix, dtype) && across == 64) {
+        bf16_dots(words, num_pairs, h_NI, rows->stride, num_rows, 4, y);
+        return;
+    }
+    if (is_alike(matrix, dtype)) {
+        bf16_dots(words, num_pairs, h_NI, rows->stride, num_rows, 2, y);
+        return;
+    }
+    for (int64_t o = 0; o < across; o += 2 * LANES) {
+        float part[4][WIDEST];
+        bf16_floats(words + o, across, num_pairs, x_NI, rows->stride, num_rows, part);
+        for (int n = 0; n < num_rows; n++)
+            memcpy(y[n] + o, part[n], 2 * sizeof(Floats));
+    }
+}
+
 /* Adds four products of bytes in each lane: x of four inputs, the weights of sixteen outputs. */
 INLINE Ints dot4(Ints sums, uint32_t x, Ints weights)
 {
-#if defined(__AVX512VNNI__)
+#if HAS_INT8_DOTS
     return (Ints)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32((int)x), (__m512i)weights);
 #else
     for (int j = 0; j < 4; j++)
@@ -455,18 +561,6 @@ INLINE Floats floats_of(const int8_t *bytes)
 #endif
 }
 
-INLINE float sum_of(Floats values)
-{
-#if defined(__AVX512F__)
-    return _mm512_reduce_add_ps((__m512)values);
-#else
-    float sum = 0.0f;
-    for (int lane = 0; lane < LANES; lane++)
-        sum += values[lane];
-    return sum;
-#endif
-}
-
 /* `num_outputs` rows of weights, with bytes made floats once for all rows. */
 INLINE void int8_rows(const int8_t *bytes, int64_t num_inputs, const float *x_NI, int64_t stride,
                       const int num_rows, const int num_outputs, float (*y)[WIDEST])
@@ -485,7 +579,7 @@ INLINE void int8_rows(const int8_t *bytes, int64_t num_inputs, const float *x_NI
             const Floats x = load(x_NI + n * stride + i);
 #pragma GCC unroll 4
             for (int o = 0; o < num_outputs; o++)
-                sums[n][o] += x * weights[o];
+                sums[n][o] = times_plus(x, weights[o], sums[n][o]);
         }
     }
     for (int n = 0; n < num_rows; n++)
@@ -499,13 +593,13 @@ INLINE void int8_rows(const int8_t *bytes, int64_t num_inputs, const float *x_NI
 
 /* Some rows (1, 2 or 4: a number that the compiler sees) with a panel. */
 INLINE void rows_with_panel(const Matrix *matrix, int panel, int num_outputs, const Rows *rows,
-                            int first, const int num_rows, float (*y)[WIDEST])
+                            int first, const int num_rows, int dtype, float (*y)[WIDEST])
 {
     const int64_t num_inputs = matrix->num_inputs;
     const float *x_NI = rows->x_NI + first * rows->stride;
     const void *weights = panel_at(matrix, panel);
     if (matrix->layout == BF16_PANELS) {
-        bf16_panel(weights, num_inputs / 2, x_NI, rows->stride, num_rows, y);
+        bf16_panel(matrix, weights, rows, first, num_rows, dtype, y);
     } else if (matrix->layout == INT8_PANELS) {
         int8_panel(weights, num_inputs / 4, rows, first, num_rows, matrix->sums_O + 64 * panel,
                    y);
@@ -643,29 +737,29 @@ static void multiply_in_tiles(const Matrix *matrix, int panel, const Rows *rows,
 }
 #endif
 
-static void multiply_one_by_one(const Matrix *matrix, int panel, int num_outputs, const Rows *rows,
-                                Panel y)
+static void multiply_in_vectors(const Matrix *matrix, int panel, int num_outputs, const Rows *rows,
+                                int dtype, Panel y)
 {
     int n = 0;
     for (; n + 4 <= rows->num_rows; n += 4)
-        rows_with_panel(matrix, panel, num_outputs, rows, n, 4, y + n);
+        rows_with_panel(matrix, panel, num_outputs, rows, n, 4, dtype, y + n);
     for (; n + 2 <= rows->num_rows; n += 2)
-        rows_with_panel(matrix, panel, num_outputs, rows, n, 2, y + n);
+        rows_with_panel(matrix, panel, num_outputs, rows, n, 2, dtype, y + n);
     if (n < rows->num_rows)
-        rows_with_panel(matrix, panel, num_outputs, rows, n, 1, y + n);
+        rows_with_panel(matrix, panel, num_outputs, rows, n, 1, dtype, y + n);
 }
 
 /* The outputs of one panel for all rows, as the layer would give them; how many there are. */
 static int multiply(const Matrix *matrix, int panel, const Rows *rows, int dtype, Panel y)
 {
-    int width = panel_width(matrix), first = panel * width, left = matrix->num_outputs - first;
+    int width = matrix->panel_outputs, first = panel * width, left = matrix->num_outputs - first;
     int num_outputs = left < width ? left : width;
 #if HAS_TILES
     if (in_tiles(matrix, rows->num_rows, dtype))
         multiply_in_tiles(matrix, panel, rows, y);
     else
 #endif
-        multiply_one_by_one(matrix, panel, num_outputs, rows, y);
+        multiply_in_vectors(matrix, panel, num_outputs, rows, dtype, y);
     for (int n = 0; n < rows->num_rows; n++) {
         if (matrix->layout != BF16_PANELS)
             times(y[n], matrix->scale_O + first, num_outputs);
@@ -717,7 +811,7 @@ INLINE void fetch_first(const Matrix *matrix, Thread thread)
 
 INLINE int is_many(int num_rows) { return num_rows > MOST_ROWS; }
 
-/* Of many rows only what tiles take is kept, beside the floats of one row for each thread. */
+/* Of many rows only what is multiplied is kept, beside the floats of one row for each thread. */
 int64_t pharos_linear_floats(const Matrix *matrix, int num_rows, int num_threads)
 {
     if (!is_many(num_rows))
@@ -733,7 +827,7 @@ static void write_outputs(const Matrix *matrix, int panel, const Rows *rows, int
 {
     Panel y;
     int count = multiply(matrix, panel, rows, dtype, y);
-    int64_t index = number * matrix->num_outputs + (int64_t)panel * panel_width(matrix);
+    int64_t index = number * matrix->num_outputs + (int64_t)panel * matrix->panel_outputs;
     for (int n = 0; n < rows->num_rows; n++, index += matrix->num_outputs)
         narrow(y[n], count, dtype, (void *)at(y_NO, dtype, index));
 }
@@ -756,7 +850,7 @@ static void linear_of_few(const Matrix *matrix, const void *x_NI, void *y_NO, in
     }
 }
 
-/* Rows as tiles take them, and one row of floats for each thread. */
+/* Rows as they are multiplied, and one row of floats for each thread. */
 typedef struct {
     const Matrix *matrix;
     float *own, *most_N;
@@ -892,7 +986,7 @@ void pharos_swiglu(const Matrix *gate, const Matrix *up, const void *x_NI, void 
                 Rows some = rows_at(&packed, first, at_most(piece.stop - first, MOST_ROWS));
                 multiply(gate, piece.panel, &some, dtype, of_gate);
                 int count = multiply(up, piece.panel, &some, dtype, of_up);
-                int64_t index = first * width + (int64_t)piece.panel * panel_width(up);
+                int64_t index = first * width + (int64_t)piece.panel * up->panel_outputs;
                 for (int n = 0; n < some.num_rows; n++, index += width) {
                     silu_and_mul(of_gate[n], of_up[n], count, dtype, of_up[n]);
                     narrow(of_up[n], count, dtype, (void *)at(y_NO, dtype, index));
@@ -981,9 +1075,12 @@ INLINE void weigh(const Softmax *softmax, int head, int count, const int64_t wid
         scores[s] = -INFINITY;
     for (int s = 0; s < count; s++) {
         const float *k_K = softmax->k_LK + s * width;
-        float score = 0.0f;
-#pragma omp simd reduction(+ : score)
-        for (int64_t i = 0; i < width; i++)
+        Floats sums = {};
+        int64_t i = 0;
+        for (; i + LANES <= width; i += LANES)
+            sums = times_plus(load(q_K + i), load(k_K + i), sums);
+        float score = sum_of(sums);
+        for (; i < width; i++)
             score += q_K[i] * k_K[i];
         scores[s] = score;
         most = score > most ? score : most;
@@ -1005,7 +1102,8 @@ INLINE void weigh(const Softmax *softmax, int head, int count, const int64_t wid
         for (int s = 0; s < count; s++)
 #pragma GCC unroll 4
             for (int j = 0; j < 4; j++)
-                part[j] += scores[s] * load(softmax->v_LK + s * width + i + j * LANES);
+                part[j] = times_plus(
+                    splat(scores[s]), load(softmax->v_LK + s * width + i + j * LANES), part[j]);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++)
             store(part[j], out_K + i + j * LANES);
@@ -1013,7 +1111,7 @@ INLINE void weigh(const Softmax *softmax, int head, int count, const int64_t wid
     for (; i + LANES <= width; i += LANES) {
         Floats part = load(out_K + i) * fading;
         for (int s = 0; s < count; s++)
-            part += scores[s] * load(softmax->v_LK + s * width + i);
+            part = times_plus(splat(scores[s]), load(softmax->v_LK + s * width + i), part);
         store(part, out_K + i);
     }
     for (; i < width; i++) {
@@ -1142,7 +1240,7 @@ static void project_heads(const Block *block, const Rows *rows, int dtype, float
             panel -= counts[which++];
         const Matrix *matrix = matrices[which];
         int count = multiply(matrix, panel, rows, dtype, y);
-        int64_t first = offsets[which] + panel * panel_width(matrix);
+        int64_t first = offsets[which] + panel * matrix->panel_outputs;
         for (int n = 0; n < rows->num_rows; n++)
             memcpy(qkv_NX + n * stride + first, y[n], 4 * count);
     }
@@ -1157,7 +1255,7 @@ static void add_attended(const Block *block, const Rows *rows, const void *x_ND,
     for (int panel = panels.first; panel < panels.stop; panel++) {
         int count = multiply(&block->out, panel, rows, dtype, y);
         for (int n = 0; n < rows->num_rows; n++) {
-            int64_t first = n * width + panel * panel_width(&block->out);
+            int64_t first = n * width + panel * block->out.panel_outputs;
             float x[WIDEST];
             widen(at(x_ND, dtype, first), dtype, count, x);
             for (int o = 0; o < count; o++)
@@ -1175,7 +1273,7 @@ static void gate(const Block *block, const Rows *rows, int dtype, float *inner_N
         multiply(&block->gate, panel, rows, dtype, gate);
         int count = multiply(&block->up, panel, rows, dtype, up);
         for (int n = 0; n < rows->num_rows; n++) {
-            float *inner = inner_NF + n * width + panel * panel_width(&block->up);
+            float *inner = inner_NF + n * width + panel * block->up.panel_outputs;
             silu_and_mul(gate[n], up[n], count, dtype, inner);
         }
     }
@@ -1190,7 +1288,7 @@ static void add_inner(const Block *block, const Rows *rows, const float *middle_
     for (int panel = panels.first; panel < panels.stop; panel++) {
         int count = multiply(&block->down, panel, rows, dtype, y);
         for (int n = 0; n < rows->num_rows; n++) {
-            int64_t first = n * width + panel * panel_width(&block->down);
+            int64_t first = n * width + panel * block->down.panel_outputs;
             for (int o = 0; o < count; o++)
                 y[n][o] += middle_ND[first + o];
             narrow(y[n], count, dtype, (void *)at(x_ND, dtype, first));

@@ -28,6 +28,8 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 """As the kernels number them."""
 
 TILE_ROWS = 16
+BF16_WIDTHS = 32, 64
+"""Outputs that lie side by side, with AMX and without."""
 
 
 class Layout(IntEnum):
@@ -52,13 +54,13 @@ class NativeMatrix:
         self.num_inputs, self.num_outputs = int(struct.num_inputs), int(struct.num_outputs)
 
     def most_rows(self, dtype: torch.dtype) -> int:
-        """So many rows of that type are few: 8, or 64 where the processor multiplies in tiles
-        (AMX); 0 if the kernels do not compute with it."""
+        """So many rows of that type are few: 8, or 64 where the processor multiplies what the
+        weights are, bfloat16 or bytes; 0 if the kernels do not compute with it."""
         return self._most_rows.get(dtype, 0)
 
     def takes(self, x: Tensor) -> bool:
-        """Whether the kernels compute with `x`: a few rows, or any number of them where the product
-        is made in tiles."""
+        """Whether the kernels compute with `x`: a few rows, or any number of them where the
+        processor multiplies what the weights are."""
         most_rows = self.most_rows(x.dtype)
         return (
             x.numel() > 0
@@ -75,7 +77,7 @@ class NativeMatrix:
 
     def lies_as(self, other: "NativeMatrix") -> bool:
         """Whether both are of one size and layout."""
-        names = ("layout", "num_outputs", "num_inputs", "padded_inputs")
+        names = ("layout", "num_outputs", "num_inputs", "padded_inputs", "panel_outputs")
         return all(getattr(self.struct, name) == getattr(other.struct, name) for name in names)
 
     def memory(self, num_rows: int, num_threads: int) -> Tensor:
@@ -112,22 +114,20 @@ def bf16_matrix(packed_OI: Tensor, bias_O: Tensor | None) -> NativeMatrix | None
     if loaded is None or packed_OI.dtype != torch.bfloat16 or not _has_address(packed_OI):
         return None
     num_outputs, num_inputs = packed_OI.shape
-    padded, rest = divmod(_num_bytes(packed_OI), 2 * _up(num_outputs, 32))
-    if rest or num_inputs % 4 or padded != _up(num_inputs, 32):
-        return None
-    made = _matrix(
-        loaded,
-        Layout.BF16_PANELS,
-        (num_outputs, num_inputs, padded),
-        packed_OI,
-        torch.ops.mkldnn.data_ptr(packed_OI),
-        bias_O=bias_O,
-    )
+    address, num_bytes = torch.ops.mkldnn.data_ptr(packed_OI), _num_bytes(packed_OI)
 
     def expected(x_NI: Tensor) -> Tensor:
         return packed_linear(x_NI, packed_OI, bias_O, gelu=False)
 
-    return made if _agrees(made, expected, torch.bfloat16) else None
+    for width in BF16_WIDTHS:
+        padded, rest = divmod(num_bytes, 2 * _up(num_outputs, width))
+        if rest or num_inputs % 4 or padded != _up(num_inputs, 32):
+            continue
+        sizes = num_outputs, num_inputs, padded, width
+        made = _matrix(loaded, Layout.BF16_PANELS, sizes, packed_OI, address, bias_O=bias_O)
+        if _agrees(made, expected, torch.bfloat16):
+            return made
+    return None
 
 
 def int8_matrix(packed_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None) -> NativeMatrix | None:
@@ -147,7 +147,7 @@ def int8_matrix(packed_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None) -> Na
     made = _matrix(
         loaded,
         Layout.INT8_PANELS,
-        (num_outputs, num_inputs, inputs),
+        (num_outputs, num_inputs, inputs, 64),
         packed_OI,
         torch.ops.mkldnn.data_ptr(packed_OI),
         scale_O=scale_O,
@@ -174,7 +174,7 @@ def int8_rows_matrix(
     return _matrix(
         loaded,
         Layout.INT8_ROWS,
-        (num_outputs, num_inputs, num_inputs),
+        (num_outputs, num_inputs, num_inputs, 16),
         weight_OI,
         weight_OI.data_ptr(),
         scale_O=scale_O,
@@ -185,7 +185,7 @@ def int8_rows_matrix(
 def _matrix(
     loaded: Library,
     layout: Layout,
-    sizes: tuple[int, int, int],
+    sizes: tuple[int, int, int, int],
     weight_OI: Tensor,
     address: int,
     *,

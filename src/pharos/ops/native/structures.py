@@ -13,6 +13,7 @@ class Matrix(Structure):
         ("num_outputs", c_int32),
         ("num_inputs", c_int32),
         ("padded_inputs", c_int32),
+        ("panel_outputs", c_int32),
     )
 
 
