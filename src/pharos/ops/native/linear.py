@@ -124,7 +124,9 @@ def bf16_matrix(packed_OI: Tensor, bias_O: Tensor | None) -> NativeMatrix | None
         if rest or num_inputs % 4 or padded != _up(num_inputs, 32):
             continue
         sizes = num_outputs, num_inputs, padded, width
-        made = _matrix(loaded, Layout.BF16_PANELS, sizes, packed_OI, address, bias_O=bias_O)
+        made = _matrix(
+            loaded, Layout.BF16_PANELS, sizes, packed_OI, address, num_bytes, bias_O=bias_O
+        )
         if _agrees(made, expected, torch.bfloat16):
             return made
     return None
@@ -150,6 +152,7 @@ def int8_matrix(packed_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None) -> Na
         (num_outputs, num_inputs, inputs, 64),
         packed_OI,
         torch.ops.mkldnn.data_ptr(packed_OI),
+        _num_bytes(packed_OI),
         scale_O=scale_O,
         sums_O=sums_O,
         bias_O=bias_O,
@@ -177,6 +180,7 @@ def int8_rows_matrix(
         (num_outputs, num_inputs, num_inputs, 16),
         weight_OI,
         weight_OI.data_ptr(),
+        weight_OI.nbytes,
         scale_O=scale_O,
         bias_O=bias_O,
     )
@@ -188,6 +192,7 @@ def _matrix(
     sizes: tuple[int, int, int, int],
     weight_OI: Tensor,
     address: int,
+    num_bytes: int,
     *,
     scale_O: Tensor | None = None,
     sums_O: Tensor | None = None,
@@ -197,6 +202,7 @@ def _matrix(
     struct = Matrix(
         address, address_of(scale_O), address_of(sums_O), address_of(bias_O), layout, *sizes
     )
+    loaded.in_large_pages(address, num_bytes)
     return NativeMatrix(loaded, struct, (weight_OI, scale_O, sums_O, bias_O))
 
 

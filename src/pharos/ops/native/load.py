@@ -39,6 +39,9 @@ class Library:
         self.takes_many = loaded.pharos_takes_many
         self.takes_many.restype = c_int
         self.takes_many.argtypes = (c_void_p, c_int)
+        self.in_large_pages = loaded.pharos_in_large_pages
+        self.in_large_pages.restype = None
+        self.in_large_pages.argtypes = (c_void_p, c_int64)
         self.norm = loaded.pharos_norm
         self.norm.restype = None
         self.norm.argtypes = (
