@@ -410,7 +410,8 @@ static void normed_rows(Rows *rows, const void *x_ND, int x_dtype, const float *
 
 /* ---- a panel of outputs ---- */
 
-#define WIDEST 64 /* outputs of a panel */
+#define WIDEST 64      /* outputs of a panel */
+#define MOST_AT_ONCE 6 /* rows whose sums stay in registers */
 
 typedef float Panel[MOST_ROWS][WIDEST];
 
@@ -473,7 +474,7 @@ INLINE Floats dot2(Floats sums, uint32_t x, Words weights)
 INLINE void bf16_dots(const uint32_t *words, int64_t num_pairs, const uint16_t *h_NI, int64_t stride,
                       const int num_rows, const int num_vectors, float (*y)[WIDEST])
 {
-    Floats sums[4][4] = {};
+    Floats sums[MOST_AT_ONCE][4] = {};
     for (int64_t i = 0; i < num_pairs; i++) {
         Words weights[4];
 #pragma GCC unroll 4
@@ -482,7 +483,7 @@ INLINE void bf16_dots(const uint32_t *words, int64_t num_pairs, const uint16_t *
 #pragma GCC unroll 4
         for (int j = 0; j < num_vectors; j++)
             memcpy(&weights[j], words + (num_vectors * i + j) * LANES, sizeof(Words));
-#pragma GCC unroll 4
+#pragma GCC unroll 6
         for (int n = 0; n < num_rows; n++) {
             uint32_t x;
             memcpy(&x, h_NI + n * stride + 2 * i, 4);
@@ -491,34 +492,11 @@ INLINE void bf16_dots(const uint32_t *words, int64_t num_pairs, const uint16_t *
                 sums[n][j] = dot2(sums[n][j], x, weights[j]);
         }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int n = 0; n < num_rows; n++)
 #pragma GCC unroll 4
         for (int j = 0; j < num_vectors; j++)
             store(sums[n][j], y[n] + LANES * j);
-}
-
-/* Rows `first` and after. */
-INLINE void bf16_panel(const Matrix *matrix, const uint32_t *words, const Rows *rows, int first,
-                       const int num_rows, int dtype, float (*y)[WIDEST])
-{
-    const int64_t num_pairs = matrix->num_inputs / 2, across = matrix->panel_outputs;
-    const uint16_t *h_NI = rows->h_NI + first * rows->stride;
-    const float *x_NI = rows->x_NI + first * rows->stride;
-    if (is_alike(matrix, dtype) && across == 64) {
-        bf16_dots(words, num_pairs, h_NI, rows->stride, num_rows, 4, y);
-        return;
-    }
-    if (is_alike(matrix, dtype)) {
-        bf16_dots(words, num_pairs, h_NI, rows->stride, num_rows, 2, y);
-        return;
-    }
-    for (int64_t o = 0; o < across; o += 2 * LANES) {
-        float part[4][WIDEST];
-        bf16_floats(words + o, across, num_pairs, x_NI, rows->stride, num_rows, part);
-        for (int n = 0; n < num_rows; n++)
-            memcpy(y[n] + o, part[n], 2 * sizeof(Floats));
-    }
 }
 
 /* Adds four products of bytes in each lane: x of four inputs, the weights of sixteen outputs. */
@@ -533,10 +511,10 @@ INLINE Ints dot4(Ints sums, uint32_t x, Ints weights)
 #endif
 }
 
-INLINE void int8_panel(const int8_t *bytes, int64_t num_quads, const Rows *rows, int first,
+INLINE void int8_dots(const int8_t *bytes, int64_t num_quads, const Rows *rows, int first,
                        const int num_rows, const int32_t *sums_O, float (*y)[WIDEST])
 {
-    Ints sums[4][4] = {};
+    Ints sums[MOST_AT_ONCE][4] = {};
     for (int64_t i = 0; i < num_quads; i++) {
         Ints weights[4];
 #pragma GCC unroll 4
@@ -545,7 +523,7 @@ INLINE void int8_panel(const int8_t *bytes, int64_t num_quads, const Rows *rows,
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++)
             memcpy(&weights[j], bytes + 256 * i + 64 * j, sizeof(Ints));
-#pragma GCC unroll 4
+#pragma GCC unroll 6
         for (int n = 0; n < num_rows; n++) {
             uint32_t x;
             memcpy(&x, rows->q_NI + (first + n) * rows->stride + 4 * i, 4);
@@ -558,7 +536,7 @@ INLINE void int8_panel(const int8_t *bytes, int64_t num_quads, const Rows *rows,
     for (int j = 0; j < 4; j++) {
         Ints of_weights;
         memcpy(&of_weights, sums_O + LANES * j, sizeof of_weights);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
         for (int n = 0; n < num_rows; n++)
             store(__builtin_convertvector(sums[n][j] - 128 * of_weights, Floats), y[n] + LANES * j);
     }
@@ -608,29 +586,48 @@ INLINE void int8_rows(const int8_t *bytes, int64_t num_inputs, const float *x_NI
         }
 }
 
-/* Some rows (1, 2 or 4: a number that the compiler sees) with a panel. */
-INLINE void rows_with_panel(const Matrix *matrix, int panel, int num_outputs, const Rows *rows,
-                            int first, const int num_rows, int dtype, float (*y)[WIDEST])
+/* Some rows, a number that the compiler sees, with a panel; as what the weights are (up to six), or
+ * in floats (up to four). */
+INLINE void dots_with_panel(const Matrix *matrix, int panel, const Rows *rows, int first,
+                            const int num_rows, float (*y)[WIDEST])
 {
-    const int64_t num_inputs = matrix->num_inputs;
-    const float *x_NI = rows->x_NI + first * rows->stride;
     const void *weights = panel_at(matrix, panel);
+    const int64_t num_inputs = matrix->num_inputs, stride = rows->stride;
+    if (matrix->layout == INT8_PANELS)
+        int8_dots(weights, num_inputs / 4, rows, first, num_rows, matrix->sums_O + 64 * panel, y);
+    else if (matrix->panel_outputs == 64)
+        bf16_dots(weights, num_inputs / 2, rows->h_NI + first * stride, stride, num_rows, 4, y);
+    else
+        bf16_dots(weights, num_inputs / 2, rows->h_NI + first * stride, stride, num_rows, 2, y);
+}
+
+INLINE void floats_with_panel(const Matrix *matrix, int panel, int num_outputs, const Rows *rows,
+                              int first, const int num_rows, float (*y)[WIDEST])
+{
+    const int64_t num_inputs = matrix->num_inputs, stride = rows->stride;
+    const int across = matrix->panel_outputs;
+    const float *x_NI = rows->x_NI + first * stride;
+    const void *weights = panel_at(matrix, panel);
+    float part[4][WIDEST];
     if (matrix->layout == BF16_PANELS) {
-        bf16_panel(matrix, weights, rows, first, num_rows, dtype, y);
+        for (int o = 0; o < across; o += 2 * LANES) {
+            const uint32_t *words = (const uint32_t *)weights + o;
+            bf16_floats(words, across, num_inputs / 2, x_NI, stride, num_rows, part);
+            for (int n = 0; n < num_rows; n++)
+                memcpy(y[n] + o, part[n], 2 * sizeof(Floats));
+        }
     } else if (matrix->layout == INT8_PANELS) {
-        int8_panel(weights, num_inputs / 4, rows, first, num_rows, matrix->sums_O + 64 * panel,
-                   y);
+        int8_dots(weights, num_inputs / 4, rows, first, num_rows, matrix->sums_O + 64 * panel, y);
     } else {
         const int8_t *bytes = weights;
         int o = 0;
-        float part[4][WIDEST];
         for (; o + 4 <= num_outputs; o += 4) {
-            int8_rows(bytes + o * num_inputs, num_inputs, x_NI, rows->stride, num_rows, 4, part);
+            int8_rows(bytes + o * num_inputs, num_inputs, x_NI, stride, num_rows, 4, part);
             for (int n = 0; n < num_rows; n++)
                 memcpy(y[n] + o, part[n], 4 * sizeof(float));
         }
         for (; o < num_outputs; o++) {
-            int8_rows(bytes + o * num_inputs, num_inputs, x_NI, rows->stride, num_rows, 1, part);
+            int8_rows(bytes + o * num_inputs, num_inputs, x_NI, stride, num_rows, 1, part);
             for (int n = 0; n < num_rows; n++)
                 y[n][o] = part[n][0];
         }
@@ -754,16 +751,30 @@ static void multiply_in_tiles(const Matrix *matrix, int panel, const Rows *rows,
 }
 #endif
 
-static void multiply_in_vectors(const Matrix *matrix, int panel, int num_outputs, const Rows *rows,
-                                int dtype, Panel y)
+/* Of eight rows, four and four are faster than six and two. */
+static void multiply_in_dots(const Matrix *matrix, int panel, const Rows *rows, Panel y)
 {
-    int n = 0;
-    for (; n + 4 <= rows->num_rows; n += 4)
-        rows_with_panel(matrix, panel, num_outputs, rows, n, 4, dtype, y + n);
-    for (; n + 2 <= rows->num_rows; n += 2)
-        rows_with_panel(matrix, panel, num_outputs, rows, n, 2, dtype, y + n);
-    if (n < rows->num_rows)
-        rows_with_panel(matrix, panel, num_outputs, rows, n, 1, dtype, y + n);
+    int n = 0, count = rows->num_rows;
+    for (; count - n >= MOST_AT_ONCE && count - n != 8; n += MOST_AT_ONCE)
+        dots_with_panel(matrix, panel, rows, n, MOST_AT_ONCE, y + n);
+    for (; n + 4 <= count; n += 4)
+        dots_with_panel(matrix, panel, rows, n, 4, y + n);
+    for (; n + 2 <= count; n += 2)
+        dots_with_panel(matrix, panel, rows, n, 2, y + n);
+    if (n < count)
+        dots_with_panel(matrix, panel, rows, n, 1, y + n);
+}
+
+static void multiply_in_floats(const Matrix *matrix, int panel, int num_outputs, const Rows *rows,
+                               Panel y)
+{
+    int n = 0, count = rows->num_rows;
+    for (; n + 4 <= count; n += 4)
+        floats_with_panel(matrix, panel, num_outputs, rows, n, 4, y + n);
+    for (; n + 2 <= count; n += 2)
+        floats_with_panel(matrix, panel, num_outputs, rows, n, 2, y + n);
+    if (n < count)
+        floats_with_panel(matrix, panel, num_outputs, rows, n, 1, y + n);
 }
 
 /* The outputs of one panel for all rows, as the layer would give them; how many there are. */
@@ -776,7 +787,10 @@ static int multiply(const Matrix *matrix, int panel, const Rows *rows, int dtype
         multiply_in_tiles(matrix, panel, rows, y);
     else
 #endif
-        multiply_in_vectors(matrix, panel, num_outputs, rows, dtype, y);
+    if (is_alike(matrix, dtype))
+        multiply_in_dots(matrix, panel, rows, y);
+    else
+        multiply_in_floats(matrix, panel, num_outputs, rows, y);
     for (int n = 0; n < rows->num_rows; n++) {
         if (matrix->layout != BF16_PANELS)
             times(y[n], matrix->scale_O + first, num_outputs);
