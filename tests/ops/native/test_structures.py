@@ -7,9 +7,9 @@ import re
 import pytest
 
 from pharos.ops.native.build import SOURCE
-from pharos.ops.native.structures import Block, Matrix, Pass
+from pharos.ops.native.structures import Block, Matrix, Pass, Prompt
 
-STRUCTURES = {"Matrix": Matrix, "Block": Block, "Pass": Pass}
+STRUCTURES = {"Matrix": Matrix, "Block": Block, "Pass": Pass, "Prompt": Prompt}
 TYPES = {
     "int32_t": ctypes.c_int32,
     "int64_t": ctypes.c_int64,

@@ -4,7 +4,8 @@
  *
  * `pharos_linear` multiplies rows with one matrix, `pharos_blocks` takes few of them through the
  * blocks of a model of the Llama family, attention over paged keys included, and `pharos_norm`,
- * `pharos_silu_and_mul` and `pharos_swiglu` do what stands between the products of a prompt's. A
+ * `pharos_silu_and_mul`, `pharos_swiglu` and `pharos_attend` do what stands between the products of a
+ * prompt's. A
  * block is one parallel region: the threads share the outputs of each matrix and meet between the
  * stages. What is small (a norm, the rounding of a row to bytes) each thread does for itself; that
  * costs less than another meeting.
@@ -93,6 +94,19 @@ typedef struct {
     int64_t num_slots;
     int32_t num_rows, num_pairs, block_size, dtype, num_threads;
 } Pass;
+
+/* The queries of T tokens, the last of S, and the keys and values of all, in bfloat16. Those of a
+ * group lie `across` numbers from those of the next. `packed` has 64 words for each number of a key,
+ * for each group and begun panel of 64 keys. */
+typedef struct {
+    const uint16_t *q_THK, *k_GSK, *v_GSK;
+    uint16_t *out_THK;
+    uint32_t *packed;
+    int64_t num_tokens, num_keys, across;
+    int64_t look_back;  /* how many tokens before itself a token sees; -1: all */
+    float scale;
+    int32_t num_heads, num_groups, head_dim, num_threads;
+} Prompt;
 
 /* ---- memory ---- */
 
@@ -213,21 +227,31 @@ INLINE float sum_of(Floats values)
 #endif
 }
 
+/* a · b + c, as `times_plus`. */
+INLINE float fused(float a, float b, float c)
+{
+#if defined(__FP_FAST_FMAF)
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
 /* eˣ: x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial of r, and n added to the exponent. Below
  * -87 it is 0, above 88 it is e⁸⁸; what is no number stays none. */
 INLINE float exponential(float x)
 {
     float low = x < -87.0f ? -87.0f : x, bounded = low > 88.0f ? 88.0f : low;
-    float n = bounded * 1.44269504f + 12582912.0f; /* the fraction is rounded away */
+    float n = fused(bounded, 1.44269504f, 12582912.0f); /* the fraction is rounded away */
     n -= 12582912.0f;
-    float r = bounded - n * 0.693359375f + n * 2.12194440e-4f;
+    float r = fused(n, 2.12194440e-4f, fused(n, -0.693359375f, bounded));
     float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
+    p = fused(p, r, 1.3981999507e-3f);
+    p = fused(p, r, 8.3334519073e-3f);
+    p = fused(p, r, 4.1665795894e-2f);
+    p = fused(p, r, 1.6666665459e-1f);
+    p = fused(p, r, 5.0000001201e-1f);
+    p = fused(p * r, r, r) + 1.0f;
     int32_t exponent = ((int32_t)(n == n ? n : 0.0f) + 127) << 23;
     float power;
     memcpy(&power, &exponent, 4);
@@ -1371,8 +1395,159 @@ void pharos_blocks(const Block *blocks, int num_blocks, const Pass *pass, void *
         through_block(&blocks[i], pass, x_ND, kvs[i], memory);
 }
 
-/* For whoever mirrors these structures: a Matrix, a Block, a Pass. */
+/* ---- attention of a prompt ---- */
+
+#define KEYS 64          /* of a panel */
+#define MOST_QUERIES 64  /* that see it at a time */
+
+/* Where there are vectors for it and no tiles: torch has kernels of its own for these. */
+int pharos_attends(void) { return HAS_BF16_DOTS && !HAS_TILES; }
+
+/* A panel of keys is as one of weights: a word is two numbers of a key. */
+INLINE uint32_t *keys_of(const Prompt *prompt, int64_t group, int64_t panel)
+{
+    int64_t num_panels = (prompt->num_keys + KEYS - 1) / KEYS;
+    return prompt->packed + (group * num_panels + panel) * KEYS * prompt->head_dim;
+}
+
+/* So is one of values: a word is one number of two of them, and 64 numbers make a part. */
+INLINE uint32_t *values_of(const Prompt *prompt, int64_t group, int64_t panel, int64_t part)
+{
+    int64_t behind_keys = KEYS / 2 * prompt->head_dim;
+    return keys_of(prompt, group, panel) + behind_keys + part * KEYS / 2 * WIDEST;
+}
+
+/* Behind the last key all is zero. */
+static void pack_panel(const Prompt *prompt, int64_t group, int64_t panel)
+{
+    int64_t width = prompt->head_dim, first = panel * KEYS;
+    int64_t count = at_most(prompt->num_keys - first, KEYS);
+    const uint16_t *k_SK = prompt->k_GSK + group * prompt->across + first * width;
+    const uint16_t *v_SK = prompt->v_GSK + group * prompt->across + first * width;
+    uint32_t *keys = keys_of(prompt, group, panel);
+    for (int64_t i = 0; i < width / 2; i++)
+        for (int64_t s = 0; s < KEYS; s++) {
+            uint32_t word = 0;
+            if (s < count)
+                memcpy(&word, k_SK + s * width + 2 * i, 4);
+            keys[i * KEYS + s] = word;
+        }
+    for (int64_t part = 0; part < width / WIDEST; part++)
+        for (int64_t s = 0; s < KEYS; s += 2) {
+            const uint16_t *one = v_SK + s * width + part * WIDEST, *two = one + width;
+            uint32_t *values = values_of(prompt, group, panel, part) + s / 2 * WIDEST;
+            for (int64_t i = 0; i < WIDEST; i++) {
+                uint32_t low = s < count ? one[i] : 0, high = s + 1 < count ? two[i] : 0;
+                values[i] = low | high << 16;
+            }
+        }
+}
+
+INLINE void dots_of_rows(const uint32_t *words, int64_t num_pairs, const uint16_t *h_NI,
+                         int64_t stride, int num_rows, float (*y)[WIDEST])
+{
+    int n = 0;
+    for (; n + MOST_AT_ONCE <= num_rows; n += MOST_AT_ONCE)
+        bf16_dots(words, num_pairs, h_NI + n * stride, stride, MOST_AT_ONCE, 4, y + n);
+    for (; n + 2 <= num_rows; n += 2)
+        bf16_dots(words, num_pairs, h_NI + n * stride, stride, 2, 4, y + n);
+    if (n < num_rows)
+        bf16_dots(words, num_pairs, h_NI + n * stride, stride, 1, 4, y + n);
+}
+
+/* Scores become shares, of the keys from `low` to before `high`; what came before counts by the factor
+ * that is returned. */
+INLINE float share_out(float *scores, int64_t low, int64_t high, float scale, float *most,
+                       float *sum, uint16_t *shares)
+{
+    if (low >= high) {
+        memset(shares, 0, KEYS * sizeof *shares);
+        return 1.0f;
+    }
+    float top = *most, added = 0.0f;
+#pragma omp simd reduction(max : top)
+    for (int64_t s = 0; s < KEYS; s++) {
+        scores[s] = s >= low && s < high ? scores[s] * scale : -INFINITY;
+        top = scores[s] > top ? scores[s] : top;
+    }
+#pragma omp simd reduction(+ : added)
+    for (int64_t s = 0; s < KEYS; s++) {
+        scores[s] = exponential(scores[s] - top);
+        added += scores[s];
+    }
+    narrow(scores, KEYS, BFLOAT16, shares);
+    float fading = *most == top ? 1.0f : exponential(*most - top);
+    *sum = *sum * fading + added;
+    *most = top;
+    return fading;
+}
+
+/* Some tokens' heads of a group, panel by panel, the softmax going along. */
+static void attend_together(const Prompt *prompt, int group, int64_t first, int64_t count)
+{
+    int64_t width = prompt->head_dim, together = prompt->num_heads / prompt->num_groups;
+    int64_t past = prompt->num_keys - prompt->num_tokens, back = prompt->look_back;
+    int64_t across = prompt->num_heads * width, of_group = group * together * width;
+    int num_rows = (int)(count * together);
+    uint16_t q_NK[MOST_QUERIES * width], shares_NS[MOST_QUERIES * KEYS];
+    float out_NK[MOST_QUERIES * width], most_N[MOST_QUERIES], sum_N[MOST_QUERIES];
+    float fading_N[MOST_QUERIES], y[MOST_QUERIES][WIDEST];
+    for (int64_t t = 0; t < count; t++)
+        memcpy(q_NK + t * together * width, prompt->q_THK + (first + t) * across + of_group,
+               2 * together * width);
+    memset(out_NK, 0, 4 * num_rows * width);
+    for (int n = 0; n < num_rows; n++)
+        most_N[n] = -INFINITY, sum_N[n] = 0.0f;
+    int64_t earliest = back < 0 || past + first < back ? 0 : past + first - back;
+    for (int64_t panel = earliest / KEYS; panel * KEYS < past + first + count; panel++) {
+        dots_of_rows(keys_of(prompt, group, panel), width / 2, q_NK, width, num_rows, y);
+        for (int n = 0; n < num_rows; n++) {
+            int64_t own = past + first + n / together - panel * KEYS; /* of the panel's keys */
+            int64_t low = back < 0 || own < back ? 0 : own - back, high = at_most(own + 1, KEYS);
+            fading_N[n] = share_out(y[n], low, high, prompt->scale, &most_N[n], &sum_N[n],
+                                    shares_NS + n * KEYS);
+        }
+        for (int64_t part = 0; part < width / WIDEST; part++) {
+            const uint32_t *values = values_of(prompt, group, panel, part);
+            dots_of_rows(values, KEYS / 2, shares_NS, KEYS, num_rows, y);
+            for (int n = 0; n < num_rows; n++) {
+                float *out = out_NK + n * width + part * WIDEST;
+                for (int64_t i = 0; i < WIDEST; i += LANES)
+                    store(times_plus(load(out + i), splat(fading_N[n]), load(y[n] + i)), out + i);
+            }
+        }
+    }
+    for (int n = 0; n < num_rows; n++) {
+        for (int64_t i = 0; i < width; i++)
+            out_NK[n * width + i] /= sum_N[n];
+        int64_t index = (first + n / together) * across + of_group + n % together * width;
+        narrow(out_NK + n * width, width, BFLOAT16, prompt->out_THK + index);
+    }
+}
+
+/* Flash attention (Dao et al. 2022, arXiv:2205.14135). The last tokens, which see most, come first. */
+void pharos_attend(const Prompt *prompt)
+{
+    int64_t num_panels = (prompt->num_keys + KEYS - 1) / KEYS, groups = prompt->num_groups;
+    int64_t at_a_time = MOST_QUERIES / (prompt->num_heads / groups);
+    int64_t num_tiles = (prompt->num_tokens + at_a_time - 1) / at_a_time;
+#pragma omp parallel num_threads(prompt->num_threads)
+    {
+#pragma omp for schedule(static)
+        for (int64_t unit = 0; unit < groups * num_panels; unit++)
+            pack_panel(prompt, unit / num_panels, unit % num_panels);
+#pragma omp for schedule(dynamic) nowait
+        for (int64_t unit = 0; unit < groups * num_tiles; unit++) {
+            int64_t first = (num_tiles - 1 - unit / groups) * at_a_time;
+            int64_t left = prompt->num_tokens - first;
+            attend_together(prompt, (int)(unit % groups), first, at_most(left, at_a_time));
+        }
+    }
+}
+
+/* For whoever mirrors these structures: a Matrix, a Block, a Pass, a Prompt. */
 int pharos_size_of(int which)
 {
-    return which == 0 ? sizeof(Matrix) : which == 1 ? sizeof(Block) : sizeof(Pass);
+    const int sizes[] = {sizeof(Matrix), sizeof(Block), sizeof(Pass), sizeof(Prompt)};
+    return sizes[which];
 }

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from pharos.ops.native.build import BuildError, build, cache_folder
-from pharos.ops.native.structures import Block, Matrix, Pass
+from pharos.ops.native.structures import Block, Matrix, Pass, Prompt
 
 SWITCH = "PHAROS_NATIVE"
 """The environment variable that switches the kernels off: 0."""
@@ -57,13 +57,19 @@ class Library:
             *(c_void_p, c_void_p, c_void_p, c_void_p),
             *(c_int, c_int, c_int, c_void_p),
         )
+        self.attends = loaded.pharos_attends
+        self.attends.restype = c_int
+        self.attends.argtypes = ()
+        self.attend = loaded.pharos_attend
+        self.attend.restype = None
+        self.attend.argtypes = (c_void_p,)
         self.blocks = loaded.pharos_blocks
         self.blocks.restype = None
         self.blocks.argtypes = (c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p)
         self.blocks_floats = loaded.pharos_blocks_floats
         self.blocks_floats.restype = c_int64
         self.blocks_floats.argtypes = (c_void_p, c_int, c_int, c_int)
-        structures: tuple[type[Structure], ...] = (Matrix, Block, Pass)
+        structures: tuple[type[Structure], ...] = (Matrix, Block, Pass, Prompt)
         sizes = [loaded.pharos_size_of(number) for number in range(len(structures))]
         assert sizes == [sizeof(structure) for structure in structures], sizes
 

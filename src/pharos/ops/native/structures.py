@@ -50,3 +50,22 @@ class Pass(Structure):
         ("dtype", c_int32),
         ("num_threads", c_int32),
     )
+
+
+class Prompt(Structure):
+    _fields_ = (
+        ("q_THK", c_void_p),
+        ("k_GSK", c_void_p),
+        ("v_GSK", c_void_p),
+        ("out_THK", c_void_p),
+        ("packed", c_void_p),
+        ("num_tokens", c_int64),
+        ("num_keys", c_int64),
+        ("across", c_int64),
+        ("look_back", c_int64),
+        ("scale", c_float),
+        ("num_heads", c_int32),
+        ("num_groups", c_int32),
+        ("head_dim", c_int32),
+        ("num_threads", c_int32),
+    )

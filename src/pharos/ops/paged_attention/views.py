@@ -16,6 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from pharos.ops.attention import attention
 from pharos.ops.attention.chunk import chunk_attention
 from pharos.ops.masks import Causal, Mask, Window
+from pharos.ops.native.attention import attend_prompt, takes_prompt
 from pharos.ops.paged_attention.flat_batch import Alone, FlatBatch, Group
 from pharos.ops.positions import DistanceBias
 
@@ -77,6 +78,8 @@ def _attend_alone(
     """`[T, G, R, K]`. A single row sees every key that is read for it."""
     if len(q_TGRK) == 1 and bias is None:
         return scaled_dot_product_attention(q_TGRK, k_1GSK, v_1GSK, scale=scale)
+    if bias is None and takes_prompt(q_TGRK, k_1GSK, v_1GSK):
+        return attend_prompt(q_TGRK, k_1GSK, v_1GSK, look_back=look_back, scale=scale)
     q_1HTK = q_TGRK.flatten(1, 2).transpose(0, 1)[None]
     if bias is None and look_back is None and q_TGRK.device.type == "cpu":
         out_1HTK = chunk_attention(q_1HTK, k_1GSK, v_1GSK, scale=scale)
