@@ -171,21 +171,21 @@ def test_few_rows_on_a_cpu_are_taken() -> None:
     assert not matrix.takes(torch.zeros(1, 64, device="meta"))
 
 
-def test_tiles_take_more_rows_but_not_of_floats() -> None:
+def test_more_rows_are_taken_in_the_type_of_the_weights_but_not_of_floats() -> None:
     matrix, _ = in_bf16((16, 64))
     assert matrix.most_rows(torch.float32) == 8
     if matrix.most_rows(torch.bfloat16) == 8:
-        pytest.skip("the kernels have no tiles here")
+        pytest.skip("this processor multiplies floats only")
     assert matrix.takes(torch.zeros(64, 64).bfloat16())
     assert not matrix.takes_many(torch.zeros(64, 64).bfloat16())
     assert matrix.takes_many(torch.zeros(65, 64).bfloat16())
     assert not matrix.takes(torch.zeros(9, 64))
 
 
-def test_any_number_of_rows_becomes_bytes_in_tiles() -> None:
+def test_any_number_of_rows_becomes_bytes() -> None:
     matrix, _ = in_bytes((16, 64))
     if matrix.most_rows(torch.float32) == 8:
-        pytest.skip("the kernels have no tiles here")
+        pytest.skip("this processor multiplies floats only")
     assert matrix.takes(torch.zeros(1000, 64))
     assert matrix.takes(torch.zeros(1000, 64).bfloat16())
     assert not matrix.takes(torch.zeros(1000, 64).half())
