@@ -3,7 +3,8 @@
     use_native(model)       # after its linears were converted
 
 Linears that know how their weights lie (`native_matrix`) multiply few rows themselves: up to eight;
-where the processor multiplies in tiles (AMX) any number of them, of which up to 64 are few. The
+where the processor multiplies what the weights are (bfloat16, bytes) any number of them, of which
+up to 64 are few. The
 body of a Llama, Mistral or Qwen whose linears all do takes few rows through its blocks in one call,
 when it is asked for over paged keys. Everything else goes through its blocks the usual way:
 prompts, other caches and masks, and a model of which some part has been replaced (by an adapter, or

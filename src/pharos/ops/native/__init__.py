@@ -2,12 +2,14 @@
 
 A pass over a few tokens reads all weights and computes next to nothing, so the memory's speed is
 the limit, and each call of torch that stands beside a product shows. Few are up to eight, or 64 on
-a processor that multiplies in tiles (AMX). For such passes there are two native ones: through a
-linear (`linear.py`), and through all blocks of a model of the Llama family (`blocks.py`).
+a processor that multiplies bfloat16 or bytes (AVX-512 with BF16 or VNNI; in tiles with AMX). For
+such passes there are two native ones: through a linear (`linear.py`), and through all blocks of a
+model of the Llama family (`blocks.py`).
 
-A prompt's rows are multiplied in tiles too, where there are any: threads share the outputs as they
-come, so that none waits for a slower one, and what stands between the products, norms and gates,
-does not go through the memory again and again (`rows.py`). Torch's own path stays beside all: for
+There a prompt's rows are taken too: threads share the outputs as they come, so that none waits for
+a slower one, and what stands between the products, norms and gates, does not go through the memory
+again and again (`rows.py`). Without tiles so is its attention in bfloat16 (`attention.py`), which
+torch multiplies in pieces that are too small. Torch's own path stays beside all: for
 whatever the kernels do not know, and where there is no compiler. `PHAROS_NATIVE=0` in the
 environment leaves it alone.
 """

@@ -7,8 +7,8 @@
     if gate_matrix.takes_many(x) and gate_matrix.lies_as(up_matrix):
         hidden = swiglu(gate_matrix, up_matrix, x)
 
-Torch makes several passes of each, into memory of their own, and products in tiles are so fast that
-these show beside them.
+Torch makes several passes of each, into memory of their own, and products are so fast that these
+show beside them.
 
 Shapes: N rows, D width of a row, I inputs, F outputs of gate and up.
 """
