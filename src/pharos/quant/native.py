@@ -4,11 +4,11 @@
 
 Linears that know how their weights lie (`native_matrix`) multiply few rows themselves: up to eight;
 where the processor multiplies what the weights are (bfloat16, bytes) any number of them, of which
-up to 64 are few. The
-body of a Llama, Mistral or Qwen whose linears all do takes few rows through its blocks in one call,
-when it is asked for over paged keys. Everything else goes through its blocks the usual way:
-prompts, other caches and masks, and a model of which some part has been replaced (by an adapter, or
-by the share of a split one). On that way norms and gates have kernels of their own.
+up to 64 are few. The body of a Llama, Mistral or Qwen whose linears all do takes few rows through
+its blocks in one call, when it is asked for over paged keys. Everything else goes through its
+blocks the usual way: prompts, other caches and masks, and a model of which some part has been
+replaced (by an adapter, or by the share of a split one). On that way norms and gates have kernels
+of their own.
 
 Shapes: B sequences, T tokens, D hidden width.
 """
@@ -176,12 +176,15 @@ def _block_parts(block: LlamaBlock) -> Parts | None:
     if type(mlp) is not NativeGatedFeedForward or attention.dropout:
         return None
     linears = (attention.query, attention.key, attention.value, attention.out)
-    matrices = [_matrix(x) for x in (*linears, mlp.gate, mlp.up, mlp.down)]
-    if None in matrices:
+    found = [_matrix(x) for x in (*linears, mlp.gate, mlp.up, mlp.down)]
+    if None in found:
+        return None
+    matrices = Matrices(*cast(list[NativeMatrix], found))
+    if not matrices.gate.lies_as(matrices.up):
         return None
     window = attention.window
     return Parts(
-        Matrices(*cast(list[NativeMatrix], matrices)),
+        matrices,
         attention_norm=cast(Norm, _norm(block.attention_norm)),
         mlp_norm=cast(Norm, _norm(block.mlp_norm)),
         query_norm=_norm(attention.query_norm),

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pharos.ops.native.attention import attend_prompt, takes_prompt
+from pharos.ops.masks import Causal, Window
+from pharos.ops.native import attend_prompt, takes_prompt
+from pharos.ops.paged_attention import FlatBatch, Segment, paged_attention, plain_paged_attention
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -42,7 +44,8 @@ def inputs(case: Case) -> tuple[Tensor, Tensor, Tensor]:
     q = torch.randn(case.num_tokens, case.groups, case.sharing, case.width)
     k, v = torch.randn(2, 1, case.groups, case.num_keys, case.width)
     tensors = q.bfloat16(), k.bfloat16(), v.bfloat16()
-    if not takes_prompt(*tensors):
+    enough = [torch.cat([q.bfloat16()] * 16), *tensors[1:]]
+    if not takes_prompt(*enough):
         pytest.skip("this processor has tiles, or does not multiply bfloat16")
     return tensors
 
@@ -95,7 +98,7 @@ def test_keys_may_be_a_part_of_a_larger_memory() -> None:
     assert torch.equal(found, attend_prompt(q, k, v))
 
 
-def test_what_is_no_number_stays_with_those_who_see_it() -> None:
+def test_a_key_that_is_no_number_stays_with_those_who_see_it() -> None:
     q, k, v = inputs(Case(100, 100))
     k[0, 0, 80, 3] = torch.nan
     found = attend_prompt(q, k, v)
@@ -113,12 +116,46 @@ def test_large_scores_stay_numbers() -> None:
 
 
 def test_what_is_not_taken() -> None:
-    q, k, v = inputs(Case(8, 8))
+    q, k, v = inputs(Case(20, 20))
+    assert takes_prompt(q, k, v)
     assert not takes_prompt(q.float(), k.float(), v.float())
     assert not takes_prompt(q[..., :32], k[..., :32], v[..., :32])
-    assert not takes_prompt(q[:0], k, v)
+    assert not takes_prompt(q[:15], k, v)
+    assert not takes_prompt(q, k, v[:, :, 1:])
+    assert not takes_prompt(q, k[:, 1:], v[:, 1:])
     assert not takes_prompt(q, k[:, :, ::2], v[:, :, ::2])
     assert not takes_prompt(q.repeat(1, 1, 10, 1), k, v)
     assert not takes_prompt(q.requires_grad_(), k, v)
     with torch.no_grad():
         assert takes_prompt(q, k, v)
+
+
+def test_keys_of_no_weight_at_all_are_passed_over() -> None:
+    q, k, v = inputs(Case(100, 100))
+    k[:, :, :64], q[:, ...] = -1e30, 1e30
+    k[:, :, 64:] = 0.0
+    found = attend_prompt(q, k, v).float()
+    expected = torch.stack([v[0, :, 64 : t + 1].float().mean(dim=1) for t in range(64, 100)])
+    torch.testing.assert_close(
+        found[64:], expected[:, :, None].expand_as(found[64:]), rtol=0.02, atol=0.02
+    )
+
+
+@pytest.mark.parametrize("look_back", [None, 40])
+@pytest.mark.parametrize("table", [[0, 1, 2, 3, 4, 5], [7, 2, 9, 4, 0, 11]], ids=str)
+def test_keys_in_blocks_are_those_of_their_sequence(
+    table: list[int], look_back: int | None
+) -> None:
+    inputs(Case(20, 90))
+    segments = [Segment(table, 37, 50), Segment([6], 0, 1), Segment([8, 10], 3, 20)]
+    batch = FlatBatch(segments, block_size=16)
+    q = torch.randn(71, 6, 64).bfloat16()
+    kv = torch.full((2, 2, 12, 16, 64), torch.nan).bfloat16()
+    for segment in segments:
+        for position in range(segment.stop):
+            block, place = segment.table[position // 16], position % 16
+            kv[:, :, block, place] = torch.randn(2, 2, 64).bfloat16()
+    mask = Causal() if look_back is None else Causal() & Window(left=look_back)
+    found = paged_attention(q, kv, batch, mask=mask)
+    expected = plain_paged_attention(q.float(), kv.float(), batch, mask=mask)
+    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02)

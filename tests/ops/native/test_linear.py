@@ -208,6 +208,18 @@ def test_weights_that_lie_otherwise_are_left_alone(monkeypatch: pytest.MonkeyPat
     assert bf16_matrix(pack_weight(weight_OI), None) is None
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_weights_that_are_all_the_same_lie_as_others_do(weight: float) -> None:
+    made = bf16_matrix(pack_weight(torch.full((128, 64), weight).bfloat16()), None)
+    other = bf16_matrix(pack_weight(torch.randn(128, 64).bfloat16()), None)
+    if made is None or other is None:
+        pytest.skip("oneDNN packs in another way on this processor")
+    assert made.lies_as(other)
+    x_NI = torch.randn(3, 64).bfloat16()
+    expected = (weight * x_NI.float().sum(dim=1, keepdim=True)).expand(3, 128)
+    torch.testing.assert_close(made(x_NI).float(), expected, rtol=0.01, atol=0.01)
+
+
 def test_a_copy_of_a_linear_goes_without_its_matrix() -> None:
     matrix, _ = in_bytes_by_rows((16, 64))
     assert copy.deepcopy(matrix) is None

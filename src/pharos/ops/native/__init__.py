@@ -6,14 +6,15 @@ a processor that multiplies bfloat16 or bytes (AVX-512 with BF16 or VNNI; in til
 such passes there are two native ones: through a linear (`linear.py`), and through all blocks of a
 model of the Llama family (`blocks.py`).
 
-There a prompt's rows are taken too: threads share the outputs as they come, so that none waits for
-a slower one, and what stands between the products, norms and gates, does not go through the memory
-again and again (`rows.py`). Without tiles so is its attention in bfloat16 (`attention.py`), which
-torch multiplies in pieces that are too small. Torch's own path stays beside all: for
-whatever the kernels do not know, and where there is no compiler. `PHAROS_NATIVE=0` in the
+On such a processor a prompt's rows are taken too: threads share the outputs as they come, so that
+none waits for a slower one, and what stands between the products, norms and gates, does not go
+through the memory again and again (`rows.py`). Without tiles so is its attention in bfloat16
+(`attention.py`), which torch multiplies in pieces that are too small. Torch's own path stays beside
+all: for whatever the kernels do not know, and where there is no compiler. `PHAROS_NATIVE=0` in the
 environment leaves it alone.
 """
 
+from pharos.ops.native.attention import attend_prompt, takes_prompt
 from pharos.ops.native.blocks import Matrices, NativeBlocks, NativePass, Norm, Parts
 from pharos.ops.native.linear import (
     NativeMatrix,
@@ -31,6 +32,7 @@ __all__ = [
     "NativePass",
     "Norm",
     "Parts",
+    "attend_prompt",
     "bf16_matrix",
     "int8_matrix",
     "int8_rows_matrix",
@@ -38,5 +40,6 @@ __all__ = [
     "norm_rows",
     "silu_and_mul",
     "swiglu",
+    "takes_prompt",
     "takes_rows",
 ]

@@ -3,8 +3,9 @@
     if takes_prompt(q, k, v):
         out = attend_prompt(q, k, v, look_back=None, scale=None)
 
-Torch's kernel multiplies small matrices one by one there, and takes three to four times as long;
-with tiles (AMX) it is left alone.
+Torch's kernel multiplies small matrices one by one there, and takes three times as long; with tiles
+(AMX) it is left alone. The first prompt in bfloat16 on a machine may have to wait for the kernels
+to be compiled (`library`), as a model does that is converted.
 
 Shapes: T tokens, G key-value heads, R queries that share one, S keys (T ≤ S), K head width.
 """
@@ -20,18 +21,23 @@ from pharos.ops.native.structures import Prompt
 PANEL = 64
 """Keys that are looked at together, and numbers of a value."""
 MOST_SHARING = 64
-"""Queries that share keys: they are looked at together too."""
+"""Queries that share keys: they are looked at together too. So says `kernels.c`."""
+WIDEST = 256
+LEAST = 16
+"""Tokens: for fewer it does not pay to lay the keys out."""
 
 
 def takes_prompt(q_TGRK: Tensor, k_1GSK: Tensor, v_1GSK: Tensor) -> bool:
     """Whether there are kernels for such queries, keys and values."""
-    tensors = q_TGRK, k_1GSK, v_1GSK
+    tensors, (num_tokens, groups, sharing, width) = (q_TGRK, k_1GSK, v_1GSK), q_TGRK.shape
     return (
-        all(x.device.type == "cpu" and x.dtype == torch.bfloat16 for x in tensors)
+        num_tokens >= LEAST
+        and all(x.device.type == "cpu" and x.dtype == torch.bfloat16 for x in tensors)
         and not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
-        and all(x.shape[3] == q_TGRK.shape[3] and x.shape[3] % PANEL == 0 for x in tensors)
-        and q_TGRK.numel() > 0
-        and q_TGRK.shape[2] <= MOST_SHARING
+        and width % PANEL == 0
+        and width <= WIDEST
+        and sharing <= MOST_SHARING
+        and k_1GSK.shape == v_1GSK.shape == (1, groups, k_1GSK.shape[2], width)
         and all(_rows_follow(x) for x in (k_1GSK, v_1GSK))
         and k_1GSK.stride(1) == v_1GSK.stride(1)
         and (loaded := library()) is not None
@@ -48,10 +54,12 @@ def attend_prompt(
     scale: float | None = None,
 ) -> Tensor:
     """Attention of tokens that stand at the last of the keys' positions, `[T, G, R, K]`. Each sees
-    itself and those before it, or the last `look_back` of them."""
+    itself and those before it, or the last `look_back` of them. What is no number is to be in no
+    value, not even in one that is seen by others only."""
     loaded, (num_tokens, groups, sharing, width) = library(), q_TGRK.shape
     num_keys = k_1GSK.shape[2]
-    assert loaded is not None and num_tokens <= num_keys and takes_prompt(q_TGRK, k_1GSK, v_1GSK)
+    assert loaded is not None and num_tokens <= num_keys, (num_tokens, num_keys)
+    assert k_1GSK.shape == v_1GSK.shape == (1, groups, num_keys, width), k_1GSK.shape
     q_TGRK = q_TGRK.contiguous()
     out_TGRK = torch.empty_like(q_TGRK)
     num_panels = groups * -(-num_keys // PANEL)

@@ -15,7 +15,7 @@ width, E rotated pairs.
 from collections.abc import Callable, Sequence
 from ctypes import addressof, c_void_p
 from itertools import accumulate, chain
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ from torch import Tensor
 from pharos.ops.native.linear import DTYPES, NativeMatrix, address_of
 from pharos.ops.native.load import Library
 from pharos.ops.native.structures import Block, Pass
-from pharos.ops.paged_attention.flat_batch import FlatBatch
 from pharos.ops.positions import Rotation
 
 
@@ -57,10 +56,32 @@ class Parts(NamedTuple):
     look_back: int | None
 
 
+class Rows(Protocol):
+    """Of one sequence: its tokens at the positions `start` and after. Their keys and those of all
+    tokens before stand in the blocks `table`, in order."""
+
+    @property
+    def table(self) -> Sequence[int]: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+
+
+class Batch(Protocol):
+    """Rows of many sequences, and in which slots their keys are stored."""
+
+    @property
+    def segments(self) -> Sequence[Rows]: ...
+
+    slots_N: Tensor
+    block_size: int
+
+
 class NativePass:
     """Where the rows of a flat batch stand, as the kernels read it."""
 
-    def __init__(self, batch: FlatBatch, rotate: Rotation, dtype: torch.dtype) -> None:
+    def __init__(self, batch: Batch, rotate: Rotation, dtype: torch.dtype) -> None:
         segments = batch.segments
         begins = accumulate((len(segment.table) for segment in segments), initial=0)
         rows = [

@@ -5,10 +5,9 @@
  * `pharos_linear` multiplies rows with one matrix, `pharos_blocks` takes few of them through the
  * blocks of a model of the Llama family, attention over paged keys included, and `pharos_norm`,
  * `pharos_silu_and_mul`, `pharos_swiglu` and `pharos_attend` do what stands between the products of a
- * prompt's. A
- * block is one parallel region: the threads share the outputs of each matrix and meet between the
- * stages. What is small (a norm, the rounding of a row to bytes) each thread does for itself; that
- * costs less than another meeting.
+ * prompt's. A block is one parallel region: the threads share the outputs of each matrix and meet
+ * between the stages. What is small (a norm, the rounding of a row to bytes) each thread does for
+ * itself; that costs less than another meeting.
  *
  * Each output is computed by one thread and in one order, so a row's numbers depend neither on the
  * number of threads nor on the rows beside it. So that it is one order, no compiler may choose which
@@ -29,6 +28,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #if defined(__linux__)
@@ -96,13 +97,13 @@ typedef struct {
 } Pass;
 
 /* The queries of T tokens, the last of S, and the keys and values of all, in bfloat16. Those of a
- * group lie `across` numbers from those of the next. `packed` has 64 words for each number of a key,
- * for each group and begun panel of 64 keys. */
+ * group lie `group_stride` numbers from those of the next. `packed` has 64 words for each number of a
+ * key, for each group and begun panel of 64 keys. */
 typedef struct {
     const uint16_t *q_THK, *k_GSK, *v_GSK;
     uint16_t *out_THK;
     uint32_t *packed;
-    int64_t num_tokens, num_keys, across;
+    int64_t num_tokens, num_keys, group_stride;
     int64_t look_back;  /* how many tokens before itself a token sees; -1: all */
     float scale;
     int32_t num_heads, num_groups, head_dim, num_threads;
@@ -198,21 +199,33 @@ INLINE void store(Floats values, float *to) { memcpy(to, &values, sizeof values)
 INLINE Floats splat(float value) { return value - (Floats){}; }
 
 /* a · b + c, rounded once where the processor does that. */
+#if defined(__AVX512F__)
+#define FUSES 1
+typedef __m512 Part;
+INLINE Part fused_part(Part a, Part b, Part c) { return _mm512_fmadd_ps(a, b, c); }
+#elif defined(__AVX2__) && defined(__FMA__)
+#define FUSES 1
+typedef __m256 Part;
+INLINE Part fused_part(Part a, Part b, Part c) { return _mm256_fmadd_ps(a, b, c); }
+#elif defined(__aarch64__)
+#define FUSES 1
+typedef float32x4_t Part;
+INLINE Part fused_part(Part a, Part b, Part c) { return vfmaq_f32(c, a, b); }
+#else
+#define FUSES 0
+typedef Floats Part;
+INLINE Part fused_part(Part a, Part b, Part c) { return a * b + c; }
+#endif
+
 INLINE Floats times_plus(Floats a, Floats b, Floats c)
 {
-#if defined(__AVX512F__)
-    return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__AVX2__) && defined(__FMA__)
     union {
         Floats all;
-        __m256 halves[2];
+        Part parts[sizeof(Floats) / sizeof(Part)];
     } one = {a}, two = {b}, sum = {c};
-    sum.halves[0] = _mm256_fmadd_ps(one.halves[0], two.halves[0], sum.halves[0]);
-    sum.halves[1] = _mm256_fmadd_ps(one.halves[1], two.halves[1], sum.halves[1]);
+    for (size_t i = 0; i < sizeof(Floats) / sizeof(Part); i++)
+        sum.parts[i] = fused_part(one.parts[i], two.parts[i], sum.parts[i]);
     return sum.all;
-#else
-    return a * b + c;
-#endif
 }
 
 INLINE float sum_of(Floats values)
@@ -220,21 +233,19 @@ INLINE float sum_of(Floats values)
 #if defined(__AVX512F__)
     return _mm512_reduce_add_ps((__m512)values);
 #else
-    float sum = 0.0f;
-    for (int lane = 0; lane < LANES; lane++)
-        sum += values[lane];
-    return sum;
+    float sums[LANES];
+    memcpy(sums, &values, sizeof sums);
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; lane++)
+            sums[lane] += sums[lane + half];
+    return sums[0];
 #endif
 }
 
-/* a · b + c, as `times_plus`. */
+/* As `times_plus`. */
 INLINE float fused(float a, float b, float c)
 {
-#if defined(__FP_FAST_FMAF)
-    return __builtin_fmaf(a, b, c);
-#else
-    return a * b + c;
-#endif
+    return FUSES ? __builtin_fmaf(a, b, c) : a * b + c;
 }
 
 /* eˣ: x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial of r, and n added to the exponent. Below
@@ -278,7 +289,7 @@ INLINE void silu_and_mul(const float *gate, const float *up, int64_t count, int 
 
 #define TILE_ROWS 16
 #define TILE_BYTES 64 /* of a row */
-#define MOST_ROWS (HAS_BF16_DOTS || HAS_INT8_DOTS ? 64 : 8)
+#define MOST_ROWS (HAS_BF16_DOTS || HAS_INT8_DOTS || HAS_TILES ? 64 : 8)
 
 static int tiles_are_ours; /* asked for once, when the library is loaded */
 
@@ -290,12 +301,13 @@ __attribute__((constructor)) static void ask_for_tiles(void)
 }
 #endif
 
-/* Whether rows of that type are multiplied as what the weights are, bfloat16 or bytes. (Rows of floats
- * would lose half of their digits in bfloat16.) Then the matrix takes any number of them. */
-INLINE int is_alike(const Matrix *matrix, int dtype)
+/* Whether rows of that type are multiplied in the type of the weights, bfloat16 or bytes. (Rows of
+ * floats would lose half of their digits in bfloat16.) Then the matrix takes any number of them. */
+INLINE int in_type_of_weights(const Matrix *matrix, int dtype)
 {
-    return matrix->layout == BF16_PANELS   ? HAS_BF16_DOTS && dtype == BFLOAT16
-           : matrix->layout == INT8_PANELS ? HAS_INT8_DOTS
+    int in_bf16 = (HAS_BF16_DOTS || tiles_are_ours) && dtype == BFLOAT16;
+    return matrix->layout == BF16_PANELS   ? in_bf16
+           : matrix->layout == INT8_PANELS ? HAS_INT8_DOTS || tiles_are_ours
                                            : 0;
 }
 
@@ -304,17 +316,20 @@ INLINE int is_alike(const Matrix *matrix, int dtype)
 INLINE int in_tiles(const Matrix *matrix, int num_rows, int dtype)
 {
     int fits = matrix->layout == BF16_PANELS ? matrix->panel_outputs == 32 : num_rows > 4;
-    return tiles_are_ours && fits && is_alike(matrix, dtype);
+    return tiles_are_ours && fits && in_type_of_weights(matrix, dtype);
 }
 
 /* So many rows of that type are few. */
 int pharos_most_rows(const Matrix *matrix, int dtype)
 {
-    return is_alike(matrix, dtype) ? MOST_ROWS : 8;
+    return in_type_of_weights(matrix, dtype) ? MOST_ROWS : 8;
 }
 
 /* Whether the matrix takes any number of rows of that type. */
-int pharos_takes_many(const Matrix *matrix, int dtype) { return is_alike(matrix, dtype); }
+int pharos_takes_many(const Matrix *matrix, int dtype)
+{
+    return in_type_of_weights(matrix, dtype);
+}
 
 /* ---- rows as the matrices take them ---- */
 
@@ -322,8 +337,8 @@ INLINE int64_t padded(int64_t count) { return (count + 63) / 64 * 64; }
 
 INLINE int input_bytes(const Matrix *matrix) { return matrix->layout == BF16_PANELS ? 2 : 1; }
 
-/* N rows in floats; where they are multiplied as what the weights are also as bytes around 128, where
- * 127 steps are `most`, or in bfloat16, in the same memory: there is room for whole tiles of rows. */
+/* N rows in floats; where they are multiplied in the type of the weights also as bytes around 128,
+ * where 127 steps are `most`, or in bfloat16, in the same memory: there is room for whole tiles. */
 typedef struct {
     float *x_NI;
     union {
@@ -386,14 +401,14 @@ INLINE void finish_rows(Rows *rows, const Matrix *matrix, int dtype)
 {
     if (matrix->layout == INT8_PANELS)
         quantize(rows, matrix->num_inputs, dtype);
-    else if (is_alike(matrix, dtype))
+    else if (in_type_of_weights(matrix, dtype))
         halve(rows, rows->x_NI, rows->stride, matrix->num_inputs);
 }
 
 static void copy_rows(Rows *rows, const float *x_NI, const Matrix *matrix, int dtype)
 {
     int64_t width = matrix->num_inputs;
-    if (matrix->layout == BF16_PANELS && is_alike(matrix, dtype)) {
+    if (matrix->layout == BF16_PANELS && in_type_of_weights(matrix, dtype)) {
         halve(rows, x_NI, width, width);
         return;
     }
@@ -536,7 +551,7 @@ INLINE Ints dot4(Ints sums, uint32_t x, Ints weights)
 }
 
 INLINE void int8_dots(const int8_t *bytes, int64_t num_quads, const Rows *rows, int first,
-                       const int num_rows, const int32_t *sums_O, float (*y)[WIDEST])
+                      const int num_rows, const int32_t *sums_O, float (*y)[WIDEST])
 {
     Ints sums[MOST_AT_ONCE][4] = {};
     for (int64_t i = 0; i < num_quads; i++) {
@@ -588,7 +603,8 @@ INLINE void int8_rows(const int8_t *bytes, int64_t num_inputs, const float *x_NI
     int64_t i = 0;
     for (; i + LANES <= num_inputs; i += LANES) {
         Floats weights[4];
-        fetch(bytes + num_outputs * (num_inputs + i)); /* of the outputs after these */
+        /* The outputs after these: with tiles, a page further was measured. */
+        fetch(bytes + num_outputs * i + (HAS_TILES ? AHEAD : num_outputs * num_inputs));
 #pragma GCC unroll 4
         for (int o = 0; o < num_outputs; o++) {
             weights[o] = floats_of(bytes + o * num_inputs + i);
@@ -610,8 +626,8 @@ INLINE void int8_rows(const int8_t *bytes, int64_t num_inputs, const float *x_NI
         }
 }
 
-/* Some rows, a number that the compiler sees, with a panel; as what the weights are (up to six), or
- * in floats (up to four). */
+/* Some rows, a number that the compiler sees, with a panel: in the type of the weights up to six, in
+ * floats up to four. */
 INLINE void dots_with_panel(const Matrix *matrix, int panel, const Rows *rows, int first,
                             const int num_rows, float (*y)[WIDEST])
 {
@@ -640,8 +656,6 @@ INLINE void floats_with_panel(const Matrix *matrix, int panel, int num_outputs, 
             for (int n = 0; n < num_rows; n++)
                 memcpy(y[n] + o, part[n], 2 * sizeof(Floats));
         }
-    } else if (matrix->layout == INT8_PANELS) {
-        int8_dots(weights, num_inputs / 4, rows, first, num_rows, matrix->sums_O + 64 * panel, y);
     } else {
         const int8_t *bytes = weights;
         int o = 0;
@@ -811,7 +825,7 @@ static int multiply(const Matrix *matrix, int panel, const Rows *rows, int dtype
         multiply_in_tiles(matrix, panel, rows, y);
     else
 #endif
-    if (is_alike(matrix, dtype))
+    if (matrix->layout == INT8_PANELS || in_type_of_weights(matrix, dtype))
         multiply_in_dots(matrix, panel, rows, y);
     else
         multiply_in_floats(matrix, panel, num_outputs, rows, y);
@@ -1398,10 +1412,10 @@ void pharos_blocks(const Block *blocks, int num_blocks, const Pass *pass, void *
 /* ---- attention of a prompt ---- */
 
 #define KEYS 64          /* of a panel */
-#define MOST_QUERIES 64  /* that see it at a time */
+#define MOST_QUERIES 64  /* that see it at a time; as many may share a key, and so says Python */
 
 /* Where there are vectors for it and no tiles: torch has kernels of its own for these. */
-int pharos_attends(void) { return HAS_BF16_DOTS && !HAS_TILES; }
+int pharos_attends(void) { return HAS_BF16_DOTS && !tiles_are_ours; }
 
 /* A panel of keys is as one of weights: a word is two numbers of a key. */
 INLINE uint32_t *keys_of(const Prompt *prompt, int64_t group, int64_t panel)
@@ -1422,8 +1436,8 @@ static void pack_panel(const Prompt *prompt, int64_t group, int64_t panel)
 {
     int64_t width = prompt->head_dim, first = panel * KEYS;
     int64_t count = at_most(prompt->num_keys - first, KEYS);
-    const uint16_t *k_SK = prompt->k_GSK + group * prompt->across + first * width;
-    const uint16_t *v_SK = prompt->v_GSK + group * prompt->across + first * width;
+    const uint16_t *k_SK = prompt->k_GSK + group * prompt->group_stride + first * width;
+    const uint16_t *v_SK = prompt->v_GSK + group * prompt->group_stride + first * width;
     uint32_t *keys = keys_of(prompt, group, panel);
     for (int64_t i = 0; i < width / 2; i++)
         for (int64_t s = 0; s < KEYS; s++) {
@@ -1443,25 +1457,23 @@ static void pack_panel(const Prompt *prompt, int64_t group, int64_t panel)
         }
 }
 
-INLINE void dots_of_rows(const uint32_t *words, int64_t num_pairs, const uint16_t *h_NI,
-                         int64_t stride, int num_rows, float (*y)[WIDEST])
+/* Rows in bfloat16 with such a panel. */
+INLINE void dots_of_rows(const uint32_t *words, int64_t num_inputs, uint16_t *h_NI, int num_rows,
+                         float (*y)[WIDEST])
 {
-    int n = 0;
-    for (; n + MOST_AT_ONCE <= num_rows; n += MOST_AT_ONCE)
-        bf16_dots(words, num_pairs, h_NI + n * stride, stride, MOST_AT_ONCE, 4, y + n);
-    for (; n + 2 <= num_rows; n += 2)
-        bf16_dots(words, num_pairs, h_NI + n * stride, stride, 2, 4, y + n);
-    if (n < num_rows)
-        bf16_dots(words, num_pairs, h_NI + n * stride, stride, 1, 4, y + n);
+    Matrix panel = {.weight = words, .layout = BF16_PANELS, .num_inputs = (int32_t)num_inputs,
+                    .panel_outputs = WIDEST};
+    Rows rows = {.h_NI = h_NI, .stride = num_inputs, .num_rows = num_rows};
+    multiply_in_dots(&panel, 0, &rows, y);
 }
 
-/* Scores become shares, of the keys from `low` to before `high`; what came before counts by the factor
- * that is returned. */
-INLINE float share_out(float *scores, int64_t low, int64_t high, float scale, float *most,
-                       float *sum, uint16_t *shares)
+/* Scores become probabilities, but for the sum, of the keys from `low` to before `high`; what came
+ * before counts by the factor that is returned. */
+INLINE float weigh_panel(float *scores, int64_t low, int64_t high, float scale, float *most,
+                         float *sum, uint16_t *probs)
 {
     if (low >= high) {
-        memset(shares, 0, KEYS * sizeof *shares);
+        memset(probs, 0, KEYS * sizeof *probs);
         return 1.0f;
     }
     float top = *most, added = 0.0f;
@@ -1470,12 +1482,13 @@ INLINE float share_out(float *scores, int64_t low, int64_t high, float scale, fl
         scores[s] = s >= low && s < high ? scores[s] * scale : -INFINITY;
         top = scores[s] > top ? scores[s] : top;
     }
+    float shift = top == -INFINITY ? 0.0f : top;
 #pragma omp simd reduction(+ : added)
     for (int64_t s = 0; s < KEYS; s++) {
-        scores[s] = exponential(scores[s] - top);
+        scores[s] = exponential(scores[s] - shift);
         added += scores[s];
     }
-    narrow(scores, KEYS, BFLOAT16, shares);
+    narrow(scores, KEYS, BFLOAT16, probs);
     float fading = *most == top ? 1.0f : exponential(*most - top);
     *sum = *sum * fading + added;
     *most = top;
@@ -1487,29 +1500,28 @@ static void attend_together(const Prompt *prompt, int group, int64_t first, int6
 {
     int64_t width = prompt->head_dim, together = prompt->num_heads / prompt->num_groups;
     int64_t past = prompt->num_keys - prompt->num_tokens, back = prompt->look_back;
-    int64_t across = prompt->num_heads * width, of_group = group * together * width;
+    int64_t stride = prompt->num_heads * width, of_group = group * together * width;
     int num_rows = (int)(count * together);
-    uint16_t q_NK[MOST_QUERIES * width], shares_NS[MOST_QUERIES * KEYS];
+    uint16_t q_NK[MOST_QUERIES * width], probs_NS[MOST_QUERIES * KEYS];
     float out_NK[MOST_QUERIES * width], most_N[MOST_QUERIES], sum_N[MOST_QUERIES];
     float fading_N[MOST_QUERIES], y[MOST_QUERIES][WIDEST];
     for (int64_t t = 0; t < count; t++)
-        memcpy(q_NK + t * together * width, prompt->q_THK + (first + t) * across + of_group,
+        memcpy(q_NK + t * together * width, prompt->q_THK + (first + t) * stride + of_group,
                2 * together * width);
     memset(out_NK, 0, 4 * num_rows * width);
     for (int n = 0; n < num_rows; n++)
         most_N[n] = -INFINITY, sum_N[n] = 0.0f;
     int64_t earliest = back < 0 || past + first < back ? 0 : past + first - back;
     for (int64_t panel = earliest / KEYS; panel * KEYS < past + first + count; panel++) {
-        dots_of_rows(keys_of(prompt, group, panel), width / 2, q_NK, width, num_rows, y);
+        dots_of_rows(keys_of(prompt, group, panel), width, q_NK, num_rows, y);
         for (int n = 0; n < num_rows; n++) {
             int64_t own = past + first + n / together - panel * KEYS; /* of the panel's keys */
             int64_t low = back < 0 || own < back ? 0 : own - back, high = at_most(own + 1, KEYS);
-            fading_N[n] = share_out(y[n], low, high, prompt->scale, &most_N[n], &sum_N[n],
-                                    shares_NS + n * KEYS);
+            fading_N[n] = weigh_panel(y[n], low, high, prompt->scale, &most_N[n], &sum_N[n],
+                                      probs_NS + n * KEYS);
         }
         for (int64_t part = 0; part < width / WIDEST; part++) {
-            const uint32_t *values = values_of(prompt, group, panel, part);
-            dots_of_rows(values, KEYS / 2, shares_NS, KEYS, num_rows, y);
+            dots_of_rows(values_of(prompt, group, panel, part), KEYS, probs_NS, num_rows, y);
             for (int n = 0; n < num_rows; n++) {
                 float *out = out_NK + n * width + part * WIDEST;
                 for (int64_t i = 0; i < WIDEST; i += LANES)
@@ -1520,7 +1532,7 @@ static void attend_together(const Prompt *prompt, int group, int64_t first, int6
     for (int n = 0; n < num_rows; n++) {
         for (int64_t i = 0; i < width; i++)
             out_NK[n * width + i] /= sum_N[n];
-        int64_t index = (first + n / together) * across + of_group + n % together * width;
+        int64_t index = (first + n / together) * stride + of_group + n % together * width;
         narrow(out_NK + n * width, width, BFLOAT16, prompt->out_THK + index);
     }
 }

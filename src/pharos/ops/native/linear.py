@@ -14,13 +14,14 @@ Shapes: N rows, I inputs, O outputs.
 from collections.abc import Callable
 from ctypes import addressof
 from enum import IntEnum
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pharos.ops.int8 import ZERO, int8_matmul, quantize_around_zero, unpack_int8_weight
-from pharos.ops.linear import packed_linear
+from pharos.ops.linear import pack_weight, packed_linear
 from pharos.ops.native.load import Library, library
 from pharos.ops.native.structures import Matrix
 
@@ -114,22 +115,46 @@ def bf16_matrix(packed_OI: Tensor, bias_O: Tensor | None) -> NativeMatrix | None
     if loaded is None or packed_OI.dtype != torch.bfloat16 or not _has_address(packed_OI):
         return None
     num_outputs, num_inputs = packed_OI.shape
-    address, num_bytes = torch.ops.mkldnn.data_ptr(packed_OI), _num_bytes(packed_OI)
+    width, num_bytes = _bf16_width(), _num_bytes(packed_OI)
+    if width is None or num_inputs % 4:
+        return None
+    if num_bytes != 2 * _up(num_outputs, width) * _up(num_inputs, 32):
+        return None
+    made = _bf16_panels(loaded, packed_OI, bias_O, width)
+    return made if _agrees(made, _packed_twin(packed_OI, bias_O), torch.bfloat16) else None
 
-    def expected(x_NI: Tensor) -> Tensor:
-        return packed_linear(x_NI, packed_OI, bias_O, gelu=False)
 
+@cache
+def _bf16_width() -> int | None:
+    """How many outputs lie side by side: found with weights that are all different, so that those
+    of a model, which may be zero, need not tell."""
+    loaded, seeded = library(), torch.Generator().manual_seed(0)
+    packed_OI = pack_weight(torch.randn(128, 64, generator=seeded).bfloat16())
+    assert loaded is not None
     for width in BF16_WIDTHS:
-        padded, rest = divmod(num_bytes, 2 * _up(num_outputs, width))
-        if rest or num_inputs % 4 or padded != _up(num_inputs, 32):
-            continue
-        sizes = num_outputs, num_inputs, padded, width
-        made = _matrix(
-            loaded, Layout.BF16_PANELS, sizes, packed_OI, address, num_bytes, bias_O=bias_O
-        )
-        if _agrees(made, expected, torch.bfloat16):
-            return made
+        made = _bf16_panels(loaded, packed_OI, None, width)
+        if _agrees(made, _packed_twin(packed_OI, None), torch.bfloat16):
+            return width
     return None
+
+
+def _bf16_panels(
+    loaded: Library, packed_OI: Tensor, bias_O: Tensor | None, width: int
+) -> NativeMatrix:
+    num_outputs, num_inputs = packed_OI.shape
+    return _matrix(
+        loaded,
+        Layout.BF16_PANELS,
+        (num_outputs, num_inputs, _up(num_inputs, 32), width),
+        packed_OI,
+        torch.ops.mkldnn.data_ptr(packed_OI),
+        _num_bytes(packed_OI),
+        bias_O=bias_O,
+    )
+
+
+def _packed_twin(packed_OI: Tensor, bias_O: Tensor | None) -> Callable[[Tensor], Tensor]:
+    return lambda x_NI: packed_linear(x_NI, packed_OI, bias_O, gelu=False)
 
 
 def int8_matrix(packed_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None) -> NativeMatrix | None:

@@ -61,7 +61,7 @@ class Prompt(Structure):
         ("packed", c_void_p),
         ("num_tokens", c_int64),
         ("num_keys", c_int64),
-        ("across", c_int64),
+        ("group_stride", c_int64),
         ("look_back", c_int64),
         ("scale", c_float),
         ("num_heads", c_int32),

@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from pharos.ops.attention import attention
 from pharos.ops.attention.chunk import chunk_attention
 from pharos.ops.masks import Causal, Mask, Window
-from pharos.ops.native.attention import attend_prompt, takes_prompt
+from pharos.ops.native import attend_prompt, takes_prompt
 from pharos.ops.paged_attention.flat_batch import Alone, FlatBatch, Group
 from pharos.ops.positions import DistanceBias
 
