@@ -127,7 +127,7 @@ def wrong(count: int) -> Speculation | None:
     """So many drafts in each step, whatever becomes of them."""
     if count == 0:
         return None
-    stubborn = AdaptiveLength(most=count, cost=0.01, first_share=1.0, rate=0.0)
+    stubborn = AdaptiveLength(most=count, cost=0.01, first_share=1.0, rate=0.0, first_rate=0.0)
     return Speculation(WrongDrafts(), stubborn)
 
 

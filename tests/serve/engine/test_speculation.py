@@ -106,6 +106,15 @@ def test_right_guesses_make_more_of_them_and_wrong_ones_fewer() -> None:
     assert [followed(lengths, sequence, True) for _ in range(30)][-1] == 6
 
 
+def test_the_first_guesses_say_the_most() -> None:
+    stranger, known = sequence_of([0]), sequence_of([1])
+    lengths = AdaptiveLength()
+    for _ in range(20):
+        followed(lengths, known, True)
+    assert [followed(lengths, stranger, False) > 0 for _ in range(5)] == [True] * 3 + [False] * 2
+    assert all(followed(lengths, known, False) > 0 for _ in range(5))
+
+
 def test_an_expensive_draft_must_be_right_more_often() -> None:
     cheap, dear = AdaptiveLength(cost=0.02), AdaptiveLength(cost=0.3)
     assert cheap.lengths([sequence_of([0])])[0] > dear.lengths([sequence_of([0])])[0] > 0

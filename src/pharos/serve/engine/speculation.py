@@ -101,10 +101,11 @@ class _NgramIndex:
 
 @dataclass(slots=True)
 class _Record:
-    """Of a sequence: the `share` of guesses that were right, what was guessed after its first
-    `num_tokens` tokens, and for how many steps nothing was."""
+    """Of a sequence: the `share` of guesses that were right, how many said so, what was guessed
+    after its first `num_tokens` tokens, and for how many steps nothing was."""
 
     share: float
+    num_judged: int = 0
     drafts: list[int] = field(default_factory=list)
     num_tokens: int = 0
     num_idle: int = 0
@@ -132,6 +133,8 @@ class AdaptiveLength:
     """What is assumed of a sequence nobody has seen yet."""
     rate: float = 0.2
     """How much the last guess says about the next."""
+    first_rate: float = 0.5
+    """How much the first one says; those after it less and less, down to `rate`."""
     _records: dict[Sequence, _Record] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -165,7 +168,9 @@ class AdaptiveLength:
         num_right = count_right(record.drafts, written)
         num_wrong = int(num_right < min(len(record.drafts), len(written)))
         for is_right in [1.0] * num_right + [0.0] * num_wrong:
-            record.share += self.rate * (is_right - record.share)
+            rate = max(self.rate, self.first_rate * 2 / (2 + record.num_judged))
+            record.share += rate * (is_right - record.share)
+            record.num_judged += 1
         record.drafts = []
         return record
 
