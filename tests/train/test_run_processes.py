@@ -220,7 +220,7 @@ def test_two_processes_that_are_killed_go_on_as_if_they_had_not_been(
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("axis", ["shard", "pipeline"])
+@pytest.mark.parametrize("axis", ["shard", pytest.param("pipeline", marks=pytest.mark.long)])
 def test_where_no_process_has_all_weights_a_run_trains_as_one_and_leaves_a_model(
     axis: str, folder: Path, alone: Path, tmp_path: Path
 ) -> None:
@@ -259,6 +259,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(folder: Path, tmp_path: Path) 
     assert stopped_at(process, tmp_path / "run") >= 5
 
 
+@pytest.mark.long
 def test_a_run_whose_workers_are_told_to_end_with_it_leaves_a_checkpoint_to_go_on_from(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -273,6 +274,7 @@ def test_a_run_whose_workers_are_told_to_end_with_it_leaves_a_checkpoint_to_go_o
     assert stopped_at(again, output) >= stopped + 3
 
 
+@pytest.mark.long
 def test_an_adapter_trains_on_two_processes_as_on_one(folder: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
