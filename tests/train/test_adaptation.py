@@ -87,9 +87,7 @@ def test_eight_answers_of_any_length_one_by_one_are_a_batch_of_eight(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method", ["lora", *(pytest.param(name, marks=pytest.mark.long) for name in ("dora", "qlora"))]
-)
+@pytest.mark.parametrize("method", ["lora", "dora", "qlora"])
 def test_in_float16_an_adapter_itself_stays_in_float32_and_learns(
     method: str, folder: Path, tmp_path: Path
 ) -> None:

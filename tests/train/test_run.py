@@ -244,7 +244,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
     assert losses_after == {step: losses[step] for step in range(killed_in, 7)}
 
 
-@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.long)])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_in_sixteen_bits_a_run_learns_and_resumes_exactly(
     precision: str, folder: Path, tmp_path: Path
 ) -> None:

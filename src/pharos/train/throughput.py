@@ -3,10 +3,16 @@
 import resource
 import sys
 import time
+from functools import cache
 
 import torch
 
 from pharos.train.planner.devices import known_flops
+
+SIZES = (256, 512, 1024, 1024, 1024, 1024)
+"""Of the square matrices that a CPU is measured with. Few processors multiply float16 at speed: the
+others are not asked for the larger ones."""
+MEASURED_S = 0.1
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
@@ -15,10 +21,18 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     if device.type == "cuda":
         flops = known_flops(torch.cuda.get_device_name(device)) or 0.0
         return flops / (1 if dtype != torch.float32 else 2)
-    size = 1024
-    a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
-    best = min(_seconds(a, b) for _ in range(5))
-    return 2 * size**3 / best
+    return _measured_flops(dtype, torch.get_num_threads())
+
+
+@cache
+def _measured_flops(dtype: torch.dtype, num_threads: int) -> float:
+    """By so many threads of torch."""
+    best, began = 0.0, time.perf_counter()
+    for size in SIZES:
+        best = max(best, 2 * size**3 / _seconds(torch.ones(size, size, dtype=dtype)))
+        if time.perf_counter() - began > MEASURED_S:
+            break
+    return best
 
 
 def memory_in_use(device: torch.device) -> int:
@@ -29,7 +43,8 @@ def memory_in_use(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _seconds(a: torch.Tensor, b: torch.Tensor) -> float:
+def _seconds(matrix: torch.Tensor) -> float:
+    """For one product."""
     started = time.perf_counter()
-    a @ b
+    matrix @ matrix
     return time.perf_counter() - started
