@@ -4,27 +4,33 @@ Every row has parameters of its own. A row's draw depends on its seed and its st
 (`uniform`), never on the rows beside it: a request gets the same text in any batch.
 
 A vocabulary is long, so what is sought in it (the likeliest token, the drawn one, the likeliest
-thousand) is sought in two steps: among blocks of tokens, and in what was found.
+thousand) is sought in two steps: among blocks of tokens, and in what was found. On a CPU a row of
+which nothing but that is asked is left to a kernel (`ops.native.sampling`).
 
-Shapes: B rows, V vocabulary, C candidates, N blocks of tokens.
+Shapes: B rows, M of them with a mask, V vocabulary, C candidates, N blocks of tokens, W words of 32
+tokens, Y bytes of 8.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import embedding, pad
 
 from pharos.core import SamplingParams
+from pharos.ops.native import choose, takes_scores
 
 COLDEST = 1e-30
 """Temperatures below it are taken for it: float32 would make zero of them."""
 LAST_RESORT = -1e30
 """Added to a token that is not to be drawn unless every other one is forbidden."""
+
+BROKEN = torch.finfo(torch.float32).min
+"""Instead of a legal token's score that is no number."""
 
 WORD = 2**64 - 1
 PHILOX_MULTIPLIERS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
@@ -47,11 +53,36 @@ def sample(
     params: Sequence[SamplingParams],
     uniforms: Sequence[float],
     seen: Seen | None = None,
+    mask_BW: NDArray[np.int32] | None = None,
 ) -> Tensor:
     """The next token of each row, `[B]`. `uniforms` are in [0, 1), one a row; `seen` is needed by
-    rows with penalties only."""
+    rows with penalties only. Of a mask, bit `t % 32` of word `t // 32` is set where token `t` is
+    legal. Logits in float32 may be written to where there is a mask."""
     if seen is not None:
-        logits_BV = penalized(logits_BV, params, seen)
+        logits_BV = penalized(logits_BV.float(), params, seen)
+    if not takes_scores(logits_BV):
+        return _sample_by_torch(logits_BV, params, uniforms, mask_BW)
+    temperatures = [max(p.temperature, COLDEST) if p.temperature else 0.0 for p in params]
+    ids_B = choose(logits_BV, temperatures, uniforms, mask_BW)
+    found = zip(params, ids_B.tolist(), strict=True)
+    left = [row for row, (p, id_) in enumerate(found) if id_ < 0 or _is_truncated(p)]
+    if left:
+        mask = None if mask_BW is None else mask_BW[left]
+        of_left = [params[row] for row in left], [uniforms[row] for row in left]
+        ids_B[left] = _sample_by_torch(logits_BV[left], *of_left, mask)
+    return ids_B
+
+
+def _sample_by_torch(
+    logits_BV: Tensor,
+    params: Sequence[SamplingParams],
+    uniforms: Sequence[float],
+    mask_BW: NDArray[np.int32] | None,
+) -> Tensor:
+    """`sample` without the kernel."""
+    logits_BV = logits_BV.float()
+    if mask_BW is not None:
+        mask_scores(logits_BV, mask_BW)
     rows = [row for row, p in enumerate(params) if p.temperature > 0.0]
     if rows and len(rows) == len(params):
         return draw(probabilities(logits_BV, params), uniforms)
@@ -60,6 +91,24 @@ def sample(
         shares_RV = probabilities(logits_BV[rows], [params[row] for row in rows])
         ids_B[rows] = draw(shares_RV, [uniforms[row] for row in rows])
     return ids_B
+
+
+def mask_scores(scores_BV: Tensor, mask_BW: NDArray[np.int32]) -> None:
+    """Leaves only the legal tokens' scores, in place. Rows without a mask are not touched. Scores
+    of a broken model become numbers, so that a legal token is drawn nonetheless."""
+    rows = np.flatnonzero((~mask_BW).any(axis=1))
+    bytes_MY = torch.from_numpy(mask_BW[rows].view(np.uint8)).to(scores_BV.device)
+    bounds_MY8 = embedding(bytes_MY.int(), _bounds_of_bytes(scores_BV.device))
+    bounds_MV = bounds_MY8.flatten(1)[:, : scores_BV.shape[1]]
+    rows_M = torch.from_numpy(rows).to(scores_BV.device)
+    scores_MV = scores_BV if len(rows) == len(scores_BV) else scores_BV[rows_M]
+    torch.minimum(scores_MV, bounds_MV, out=scores_MV)
+    broken = (~scores_MV.amax(dim=-1).isfinite()).nonzero()[:, 0].tolist()
+    for i in broken:
+        scores_MV[i].nan_to_num_(nan=BROKEN, neginf=BROKEN)
+        torch.minimum(scores_MV[i], bounds_MV[i], out=scores_MV[i])
+    if scores_MV is not scores_BV:
+        scores_BV.index_copy_(0, rows_M, scores_MV)
 
 
 def likeliest(logits_BV: Tensor) -> Tensor:
@@ -182,6 +231,20 @@ def needs_seen(params: Sequence[SamplingParams]) -> bool:
     return any(
         p.repetition_penalty != 1.0 or p.presence_penalty or p.frequency_penalty for p in params
     )
+
+
+def _is_truncated(params: SamplingParams) -> bool:
+    """Whether some tokens are taken out of what is drawn from."""
+    is_less = bool(params.top_k) or params.top_p < 1.0 or bool(params.min_p)
+    return params.temperature > 0.0 and is_less
+
+
+@cache
+def _bounds_of_bytes(device: torch.device) -> Tensor:
+    """For each byte of a mask the upper bounds of its eight tokens' scores, `[256, 8]`: infinity,
+    or minus infinity. (Whole bytes are looked up many times as fast as single bits.)"""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    return torch.from_numpy(np.where(bits, np.inf, -np.inf)).float().to(device)
 
 
 def _truncated(logits_BV: Tensor, top_k_B1: Tensor, top_p_B1: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pharos.core import SamplingParams
 from pharos.models.doubles import tiny_llama
 from pharos.models.generation import Generation
-from pharos.ops.sampling import Seen, penalized, penalized_at
+from pharos.ops.sampling import Seen, mask_scores, penalized, penalized_at
 from pharos.serve.engine.plan import Part, Plan
 from pharos.serve.engine.request import Request, Sequence, Token
-from pharos.serve.engine.sampler import Row, Sampler, accepted, mask_scores, rows_of
+from pharos.serve.engine.sampler import Row, Sampler, accepted, rows_of
 
 VOCAB = 50
 PARAMS = st.builds(

@@ -9,9 +9,9 @@ model of the Llama family (`blocks.py`).
 On such a processor a prompt's rows are taken too: threads share the outputs as they come, so that
 none waits for a slower one, and what stands between the products, norms and gates, does not go
 through the memory again and again (`rows.py`). Without tiles so is its attention in bfloat16
-(`attention.py`), which torch multiplies in pieces that are too small. Torch's own path stays beside
-all: for whatever the kernels do not know, and where there is no compiler. `PHAROS_NATIVE=0` in the
-environment leaves it alone.
+(`attention.py`), which torch multiplies in pieces that are too small. And the next token is chosen
+where its scores lie (`sampling.py`). Torch's own path stays beside all: for whatever the kernels do
+not know, and where there is no compiler. `PHAROS_NATIVE=0` in the environment leaves it alone.
 """
 
 from pharos.ops.native.attention import attend_prompt, takes_prompt
@@ -24,6 +24,7 @@ from pharos.ops.native.linear import (
 )
 from pharos.ops.native.load import library
 from pharos.ops.native.rows import norm_rows, silu_and_mul, swiglu, takes_rows
+from pharos.ops.native.sampling import choose, takes_scores
 
 __all__ = [
     "Matrices",
@@ -34,6 +35,7 @@ __all__ = [
     "Parts",
     "attend_prompt",
     "bf16_matrix",
+    "choose",
     "int8_matrix",
     "int8_rows_matrix",
     "library",
@@ -42,4 +44,5 @@ __all__ = [
     "swiglu",
     "takes_prompt",
     "takes_rows",
+    "takes_scores",
 ]

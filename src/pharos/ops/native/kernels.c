@@ -5,9 +5,9 @@
  * `pharos_linear` multiplies rows with one matrix, `pharos_blocks` takes few of them through the
  * blocks of a model of the Llama family, attention over paged keys included, and `pharos_norm`,
  * `pharos_silu_and_mul`, `pharos_swiglu` and `pharos_attend` do what stands between the products of a
- * prompt's. A block is one parallel region: the threads share the outputs of each matrix and meet
- * between the stages. What is small (a norm, the rounding of a row to bytes) each thread does for
- * itself; that costs less than another meeting.
+ * prompt's; `pharos_choose` finds the next token. A block is one parallel region: the threads share
+ * the outputs of each matrix and meet between the stages. What is small (a norm, the rounding of a row
+ * to bytes) each thread does for itself; that costs less than another meeting.
  *
  * Each output is computed by one thread and in one order, so a row's numbers depend neither on the
  * number of threads nor on the rows beside it. So that it is one order, no compiler may choose which
@@ -1554,6 +1554,121 @@ void pharos_attend(const Prompt *prompt)
             int64_t left = prompt->num_tokens - first;
             attend_together(prompt, (int)(unit % groups), first, at_most(left, at_a_time));
         }
+    }
+}
+
+/* ---- the next token ---- */
+
+#define AMONG 64 /* tokens that are first looked at as one */
+
+/* The scores of a row: V of them, and a mask of W words, whose bits are set where a token is legal, or
+ * NULL. */
+typedef struct {
+    const void *scores_V;
+    const uint32_t *mask_W;
+    int64_t count;
+    int32_t dtype;
+} Scores;
+
+/* Those of a block; minus infinity of what is not legal, and behind the last. */
+INLINE void legal_scores(const Scores *of, int64_t block, float *scores)
+{
+    int64_t first = block * AMONG, count = at_most(of->count - first, AMONG);
+    widen(at(of->scores_V, of->dtype, first), of->dtype, count, scores);
+    for (int64_t i = count; i < AMONG; i++)
+        scores[i] = -INFINITY;
+    for (int64_t i = 0; of->mask_W && i < count; i += 32) {
+        uint32_t legal = of->mask_W[(first + i) / 32];
+#pragma omp simd
+        for (int j = 0; j < 32; j++)
+            scores[i + j] = legal >> j & 1 ? scores[i + j] : -INFINITY;
+    }
+}
+
+/* The largest score, and the first token that has it; `token` is -1 where a score is no number or none
+ * is finite. */
+INLINE float likeliest(const Scores *of, int64_t *token)
+{
+    float scores[AMONG], most = -INFINITY;
+    int64_t place = 0;
+    int32_t is_broken = 0;
+    for (int64_t block = 0; block * AMONG < of->count; block++) {
+        legal_scores(of, block, scores);
+        float own = -INFINITY;
+#pragma omp simd reduction(max : own) reduction(| : is_broken)
+        for (int i = 0; i < AMONG; i++) {
+            is_broken |= scores[i] != scores[i];
+            own = scores[i] > own ? scores[i] : own;
+        }
+        place = own > most ? block : place;
+        most = own > most ? own : most;
+    }
+    *token = -1;
+    if (is_broken || most == -INFINITY || most == INFINITY)
+        return most;
+    legal_scores(of, place, scores);
+    for (int i = AMONG - 1; i >= 0; i--)
+        *token = scores[i] == most ? place * AMONG + i : *token;
+    return most;
+}
+
+/* What the tokens of a block weigh beside the likeliest, at a temperature. */
+INLINE void weights_of(const Scores *of, int64_t block, float most, float coldness, float *weights)
+{
+    legal_scores(of, block, weights);
+#pragma omp simd
+    for (int i = 0; i < AMONG; i++)
+        weights[i] = exponential((weights[i] - most) * coldness);
+}
+
+INLINE float sum_of_block(const float *weights)
+{
+    Floats sums = load(weights);
+    for (int i = LANES; i < AMONG; i += LANES)
+        sums += load(weights + i);
+    return sum_of(sums);
+}
+
+/* Where the cumulative weights pass `uniform` of them all: among blocks, then in one. */
+static int64_t drawn(const Scores *of, float most, float coldness, double uniform, double *sums_N)
+{
+    float weights[AMONG];
+    int64_t num_blocks = (of->count + AMONG - 1) / AMONG, block = 0;
+    double sum = 0.0, inside = 0.0;
+    for (int64_t i = 0; i < num_blocks; i++) {
+        weights_of(of, i, most, coldness, weights);
+        sums_N[i] = sum += sum_of_block(weights);
+    }
+    double target = fmin(uniform * sum, nextafter(sum, 0.0));
+    while (sums_N[block] <= target)
+        block++;
+    target -= block ? sums_N[block - 1] : 0.0;
+    weights_of(of, block, most, coldness, weights);
+    int last = 0; /* that has a weight: rounding may have put the target behind it */
+    for (int i = 0; i < AMONG; i++) {
+        inside += weights[i];
+        last = weights[i] > 0.0f ? i : last;
+        if (inside > target)
+            return block * AMONG + i;
+    }
+    return block * AMONG + last;
+}
+
+/* Of each row the likeliest token, or one drawn where its temperature is not 0; -1 where scores are no
+ * numbers. `memory` has as many numbers for each thread as a row has begun blocks of 64. */
+void pharos_choose(const void *scores_BV, const uint32_t *mask_BW, const float *temperature_B,
+                   const double *uniform_B, int64_t *token_B, int num_rows, int64_t vocab_size,
+                   int dtype, int num_threads, double *memory)
+{
+    int64_t num_blocks = (vocab_size + AMONG - 1) / AMONG, num_words = (vocab_size + 31) / 32;
+#pragma omp parallel for schedule(dynamic) num_threads(num_threads) if (num_rows > 1)
+    for (int b = 0; b < num_rows; b++) {
+        const void *scores_V = at(scores_BV, dtype, b * vocab_size);
+        Scores of = {scores_V, mask_BW ? mask_BW + b * num_words : NULL, vocab_size, dtype};
+        float most = likeliest(&of, &token_B[b]);
+        double *sums_N = memory + omp_get_thread_num() * num_blocks;
+        if (token_B[b] >= 0 && temperature_B[b] > 0.0f)
+            token_B[b] = drawn(&of, most, 1.0f / temperature_B[b], uniform_B[b], sums_N);
     }
 }
 

@@ -63,6 +63,12 @@ class Library:
         self.attend = loaded.pharos_attend
         self.attend.restype = None
         self.attend.argtypes = (c_void_p,)
+        self.choose = loaded.pharos_choose
+        self.choose.restype = None
+        self.choose.argtypes = (
+            *(c_void_p, c_void_p, c_void_p, c_void_p, c_void_p),
+            *(c_int, c_int64, c_int, c_int, c_void_p),
+        )
         self.blocks = loaded.pharos_blocks
         self.blocks.restype = None
         self.blocks.argtypes = (c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p)

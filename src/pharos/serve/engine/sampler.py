@@ -9,13 +9,11 @@ is drawn there depends on the request's seed and on the number of the token, and
 not on the rows beside it, nor on whether it was drafted. So a draft is right exactly if it is what
 is drawn in its place, and speculation never changes a text (`accepted`).
 
-Shapes: R rows, A of them that ask for log-probabilities, M with a mask, V vocabulary, W words of 32
-tokens, Y bytes of 8.
+Shapes: R rows, A of them that ask for log-probabilities, V vocabulary, W words of 32 tokens.
 """
 
 from collections.abc import Mapping, Set
 from collections.abc import Sequence as Seq
-from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -23,7 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import embedding
 
 from pharos.core import SamplingParams
 from pharos.ops.sampling import bias_of, biased, needs_seen, penalized_at, sample, uniform
@@ -33,8 +30,6 @@ from pharos.serve.engine.request import Candidate, Sequence, Token
 ROWS_AT_A_TIME = 8
 """On a processor: what is made of their scores stays in its caches, and in memory that was used
 before. (For large tensors the system is asked for it anew, which takes longer than the work.)"""
-BROKEN = torch.finfo(torch.float32).min
-"""Instead of a legal token's score that is no number."""
 
 
 class Row(NamedTuple):
@@ -69,12 +64,12 @@ class Sampler:
         self, logits_RV: Tensor, rows: Seq[Row], mask_RW: NDArray[np.int32] | None = None
     ) -> list[Token]:
         """The token of each row. Of a mask, bit `t % 32` of word `t // 32` is set where token `t`
-        is legal. Logits in float32 may be written to."""
+        is legal. Logits in float32 may be written to where there is one."""
         step = ROWS_AT_A_TIME if logits_RV.device.type == "cpu" else max(1, len(rows))
         tokens: list[Token] = []
         for start, end in pairwise([*range(0, len(rows), step), len(rows)]):
             mask = None if mask_RW is None else mask_RW[start:end]
-            tokens += self._sample(logits_RV[start:end].float(), rows[start:end], mask)
+            tokens += self._sample(logits_RV[start:end], rows[start:end], mask)
         return tokens
 
     def _sample(
@@ -82,17 +77,18 @@ class Sampler:
     ) -> list[Token]:
         params = [row.params for row in rows]
         asking = [i for i, each in enumerate(params) if each.logprobs is not None]
-        logprobs_AV = logits_RV[asking].log_softmax(dim=-1)
-        scores_RV = biased(logits_RV, [_bias(row, logits_RV.shape[1]) for row in rows])
+        logprobs_AV = logits_RV[asking].float().log_softmax(dim=-1) if asking else None
+        scores_RV = logits_RV
+        if any(biases := [_bias(row, logits_RV.shape[1]) for row in rows]):
+            scores_RV = biased(scores_RV.float(), biases)
         if needs_seen(params):
-            scores_RV = penalized_at(scores_RV, params, [self._counts(row) for row in rows])
-        if mask_RW is not None:
-            mask_scores(scores_RV, mask_RW)
+            counts = [self._counts(row) for row in rows]
+            scores_RV = penalized_at(scores_RV.float(), params, counts)
         uniforms = [
             uniform(row.sequence.request.seed, row.step) if row.params.temperature else 0.0
             for row in rows
         ]
-        ids = sample(scores_RV, params, uniforms).tolist()
+        ids = sample(scores_RV, params, uniforms, mask_BW=mask_RW).tolist()
         return _told(ids, asking, logprobs_AV, params)
 
     def forget(self, sequence: Sequence) -> None:
@@ -146,32 +142,6 @@ def _bias(row: Row, vocab_size: int) -> Mapping[int, float]:
     return bias_of(params, row.step, [id_ for id_ in end_ids if id_ < vocab_size])
 
 
-def mask_scores(scores_RV: Tensor, mask_RW: NDArray[np.int32]) -> None:
-    """Leaves only the legal tokens' scores, in place. Rows without a mask are not touched. Scores
-    of a broken model become numbers, so that a legal token is drawn nonetheless."""
-    rows = np.flatnonzero((~mask_RW).any(axis=1))
-    bytes_MY = torch.from_numpy(mask_RW[rows].view(np.uint8)).to(scores_RV.device)
-    bounds_MY8 = embedding(bytes_MY.int(), _bounds_of_bytes(scores_RV.device))
-    bounds_MV = bounds_MY8.flatten(1)[:, : scores_RV.shape[1]]
-    rows_M = torch.from_numpy(rows).to(scores_RV.device)
-    scores_MV = scores_RV if len(rows) == len(scores_RV) else scores_RV[rows_M]
-    torch.minimum(scores_MV, bounds_MV, out=scores_MV)
-    broken = (~scores_MV.amax(dim=-1).isfinite()).nonzero()[:, 0].tolist()
-    for i in broken:
-        scores_MV[i].nan_to_num_(nan=BROKEN, neginf=BROKEN)
-        torch.minimum(scores_MV[i], bounds_MV[i], out=scores_MV[i])
-    if scores_MV is not scores_RV:
-        scores_RV.index_copy_(0, rows_M, scores_MV)
-
-
-@cache
-def _bounds_of_bytes(device: torch.device) -> Tensor:
-    """For each byte of a mask the upper bounds of its eight tokens' scores, `[256, 8]`: infinity,
-    or minus infinity. (Whole bytes are looked up many times as fast as single bits.)"""
-    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-    return torch.from_numpy(np.where(bits, np.inf, -np.inf)).float().to(device)
-
-
 def accepted(sequence: Sequence, drawn: Seq[Token]) -> list[Token]:
     """Of the tokens drawn after a sequence and after each of its drafts, those that it goes on
     with: up to the first that its draft did not foresee."""
@@ -184,11 +154,11 @@ def accepted(sequence: Sequence, drawn: Seq[Token]) -> list[Token]:
 
 
 def _told(
-    ids: list[int], asking: list[int], logprobs_AV: Tensor, params: Seq[SamplingParams]
+    ids: list[int], asking: list[int], logprobs_AV: Tensor | None, params: Seq[SamplingParams]
 ) -> list[Token]:
     """Tokens with the log-probabilities that the `asking` rows want of them: the model's own."""
     tokens = [Token(id=id_) for id_ in ids]
-    if not asking:
+    if logprobs_AV is None:
         return tokens
     most = max(params[i].logprobs or 0 for i in asking)
     own_A1 = torch.tensor([[ids[i]] for i in asking], device=logprobs_AV.device)
