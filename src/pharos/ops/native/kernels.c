@@ -112,6 +112,7 @@ typedef struct {
 /* ---- memory ---- */
 
 #define AHEAD 4096
+#define LARGEST_AHEAD (512 << 10) /* of a panel that is asked for as a whole */
 
 /* Asking for what is a page further brings a fifth more a second: what the processor asks for by
  * itself ends where a page does. It goes into the second cache (2) or, on the processors with tiles
@@ -511,14 +512,14 @@ INLINE Floats dot2(Floats sums, uint32_t x, Words weights)
 
 /* All outputs of a panel, rows in bfloat16 too. */
 INLINE void bf16_dots(const uint32_t *words, int64_t num_pairs, const uint16_t *h_NI, int64_t stride,
-                      const int num_rows, const int num_vectors, float (*y)[WIDEST])
+                      const int num_rows, const int num_vectors, int64_t ahead, float (*y)[WIDEST])
 {
     Floats sums[MOST_AT_ONCE][4] = {};
     for (int64_t i = 0; i < num_pairs; i++) {
         Words weights[4];
 #pragma GCC unroll 4
         for (int j = 0; j < num_vectors; j++)
-            fetch_ahead(words + (num_vectors * i + j) * LANES);
+            fetch((const char *)(words + (num_vectors * i + j) * LANES) + ahead);
 #pragma GCC unroll 4
         for (int j = 0; j < num_vectors; j++)
             memcpy(&weights[j], words + (num_vectors * i + j) * LANES, sizeof(Words));
@@ -551,14 +552,14 @@ INLINE Ints dot4(Ints sums, uint32_t x, Ints weights)
 }
 
 INLINE void int8_dots(const int8_t *bytes, int64_t num_quads, const Rows *rows, int first,
-                      const int num_rows, const int32_t *sums_O, float (*y)[WIDEST])
+                      const int num_rows, const int32_t *sums_O, int64_t ahead, float (*y)[WIDEST])
 {
     Ints sums[MOST_AT_ONCE][4] = {};
     for (int64_t i = 0; i < num_quads; i++) {
         Ints weights[4];
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++)
-            fetch_ahead(bytes + 256 * i + 64 * j);
+            fetch(bytes + 256 * i + 64 * j + ahead);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++)
             memcpy(&weights[j], bytes + 256 * i + 64 * j, sizeof(Ints));
@@ -627,18 +628,23 @@ INLINE void int8_rows(const int8_t *bytes, int64_t num_inputs, const float *x_NI
 }
 
 /* Some rows, a number that the compiler sees, with a panel: in the type of the weights up to six, in
- * floats up to four. */
+ * floats up to four. While others than the first rows are multiplied, the panel is in the second cache,
+ * and the memory has time for the next one. */
 INLINE void dots_with_panel(const Matrix *matrix, int panel, const Rows *rows, int first,
                             const int num_rows, float (*y)[WIDEST])
 {
     const void *weights = panel_at(matrix, panel);
     const int64_t num_inputs = matrix->num_inputs, stride = rows->stride;
+    const int64_t size = panel_at(matrix, 1) - panel_at(matrix, 0);
+    const int64_t ahead = first > 0 && size <= LARGEST_AHEAD ? size : AHEAD;
+    const uint16_t *h_NI = rows->h_NI + first * stride;
     if (matrix->layout == INT8_PANELS)
-        int8_dots(weights, num_inputs / 4, rows, first, num_rows, matrix->sums_O + 64 * panel, y);
-    else if (matrix->panel_outputs == 64)
-        bf16_dots(weights, num_inputs / 2, rows->h_NI + first * stride, stride, num_rows, 4, y);
+        int8_dots(weights, num_inputs / 4, rows, first, num_rows, matrix->sums_O + WIDEST * panel,
+                  ahead, y);
+    else if (matrix->panel_outputs == WIDEST)
+        bf16_dots(weights, num_inputs / 2, h_NI, stride, num_rows, 4, ahead, y);
     else
-        bf16_dots(weights, num_inputs / 2, rows->h_NI + first * stride, stride, num_rows, 2, y);
+        bf16_dots(weights, num_inputs / 2, h_NI, stride, num_rows, 2, ahead, y);
 }
 
 INLINE void floats_with_panel(const Matrix *matrix, int panel, int num_outputs, const Rows *rows,
@@ -789,18 +795,19 @@ static void multiply_in_tiles(const Matrix *matrix, int panel, const Rows *rows,
 }
 #endif
 
-/* Of eight rows, four and four are faster than six and two. */
+/* In as few parts as there can be, of about as many rows. */
 static void multiply_in_dots(const Matrix *matrix, int panel, const Rows *rows, Panel y)
 {
-    int n = 0, count = rows->num_rows;
-    for (; count - n >= MOST_AT_ONCE && count - n != 8; n += MOST_AT_ONCE)
-        dots_with_panel(matrix, panel, rows, n, MOST_AT_ONCE, y + n);
-    for (; n + 4 <= count; n += 4)
-        dots_with_panel(matrix, panel, rows, n, 4, y + n);
-    for (; n + 2 <= count; n += 2)
-        dots_with_panel(matrix, panel, rows, n, 2, y + n);
-    if (n < count)
-        dots_with_panel(matrix, panel, rows, n, 1, y + n);
+    int count = rows->num_rows, parts = (count + MOST_AT_ONCE - 1) / MOST_AT_ONCE;
+    for (int n = 0, some; parts > 0; n += some, parts--)
+        switch (some = (count - n + parts - 1) / parts) {
+        case 1: dots_with_panel(matrix, panel, rows, n, 1, y + n); break;
+        case 2: dots_with_panel(matrix, panel, rows, n, 2, y + n); break;
+        case 3: dots_with_panel(matrix, panel, rows, n, 3, y + n); break;
+        case 4: dots_with_panel(matrix, panel, rows, n, 4, y + n); break;
+        case 5: dots_with_panel(matrix, panel, rows, n, 5, y + n); break;
+        default: dots_with_panel(matrix, panel, rows, n, MOST_AT_ONCE, y + n);
+        }
 }
 
 static void multiply_in_floats(const Matrix *matrix, int panel, int num_outputs, const Rows *rows,
