@@ -1469,7 +1469,7 @@ INLINE void dots_of_rows(const uint32_t *words, int64_t num_inputs, uint16_t *h_
                          float (*y)[WIDEST])
 {
     Matrix panel = {.weight = words, .layout = BF16_PANELS, .num_inputs = (int32_t)num_inputs,
-                    .panel_outputs = WIDEST};
+                    .padded_inputs = (int32_t)num_inputs, .panel_outputs = WIDEST};
     Rows rows = {.h_NI = h_NI, .stride = num_inputs, .num_rows = num_rows};
     multiply_in_dots(&panel, 0, &rows, y);
 }
