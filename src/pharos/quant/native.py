@@ -40,7 +40,7 @@ from pharos.ops.norms import RMSNorm
 from pharos.ops.paged_attention import FlatBatch
 
 SILU = ("silu", "swish")
-MOST_OF_ONE = 8
+MOST_OF_ONE = 16
 """So many tokens of one sequence are no prompt yet; tokens of a prompt share the keys they see, and
 the kernels would read these for each of them."""
 
