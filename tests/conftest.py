@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -106,3 +107,16 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = {"model_type": "bert", "vocab_size": _tokenizer_in(folder), "intermediate_size": 16}
     save_model(new_model(raw | sizes | {"max_position_embeddings": 32}, "masked_lm"), folder)
     return folder
+
+
+@pytest.fixture(scope="module", params=["torch", "kernel"])
+def either_way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The next token is chosen by torch's operators, and by the kernel for large vocabularies."""
+    from pharos.ops.native import library
+
+    if request.param == "kernel" and library() is None:
+        pytest.skip("there are no native kernels here")
+    least = 1 if request.param == "kernel" else 2**62
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pharos.ops.native.sampling.LEAST", least)
+        yield

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pharos.core import SamplingParams
@@ -18,12 +19,14 @@ from pharos.ops.sampling import (
     biased,
     draw,
     likeliest,
+    mask_scores,
     penalized,
     probabilities,
     sample,
     uniform,
 )
 
+pytestmark = pytest.mark.usefixtures("either_way")
 VOCAB = 12
 SCORES = st.lists(
     st.floats(-8, 8, allow_subnormal=False).map(lambda x: round(x, 2)),
@@ -53,6 +56,15 @@ def softmax(scores: Sequence[float]) -> list[float]:
 
 def ranked(scores: Sequence[float]) -> list[int]:
     return sorted(range(len(scores)), key=lambda i: -scores[i])
+
+
+def mask_of(legal: Sequence[set[int] | None]) -> NDArray[np.int32]:
+    """Of a vocabulary of up to 64 tokens. None is no mask."""
+    mask = np.zeros((len(legal), 2), dtype=np.uint32)
+    for row, ids in enumerate(legal):
+        for id_ in range(64) if ids is None else ids:
+            mask[row, id_ // 32] |= np.uint32(1 << id_ % 32)
+    return mask.view(np.int32)
 
 
 # Which tokens are left
@@ -195,6 +207,36 @@ def test_of_no_numbers_a_token_of_the_vocabulary_is_drawn(
     drawn = sample(logits, params, [0.5] * 3)
     assert 0 <= drawn[0] < 70
     assert torch.equal(drawn[1:], expected[1:])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.none() | st.sets(st.integers(0, 49), min_size=1, max_size=49),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_only_legal_tokens_keep_their_scores(legal: list[set[int] | None]) -> None:
+    scores, before = random_logits(len(legal)), random_logits(len(legal))
+    mask_scores(scores, mask_of(legal))
+    for row, ids in enumerate(legal):
+        kept = set(torch.nonzero(scores[row].isfinite())[:, 0].tolist())
+        assert kept == (set(range(50)) if ids is None else ids)
+        assert torch.equal(scores[row, list(kept)], before[row, list(kept)])
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-30, 1e30, 1e39, 1.7e308])
+def test_at_any_temperature_legal_tokens_alone_are_drawn(temperature: float) -> None:
+    """At none the likeliest of them, at the highest any of them."""
+    logits, legal = random_logits(99), [{7, 33, 49}] * 99
+    params = [SamplingParams(temperature=temperature)] * 99
+    drawn = sample(logits, params, [(i + 0.5) / 99 for i in range(99)], mask_BW=mask_of(legal))
+    likeliest_of_row = [max({7, 33, 49}, key=row.__getitem__) for row in random_logits(99)]
+    if temperature < 1:
+        assert drawn.tolist() == likeliest_of_row
+    else:
+        assert drawn.tolist() == [7] * 33 + [33] * 33 + [49] * 33
 
 
 def test_no_rows_are_no_tokens() -> None:

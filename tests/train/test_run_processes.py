@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_recipe(folder: Path, output: Path, steps: int = 20, **sections: Any) -> Path:
+def write_recipe(folder: Path, output: Path, steps: int = 40, **sections: Any) -> Path:
     """A recipe as a file: JSON is YAML."""
     raw = {
         "output": str(output),
@@ -253,7 +253,7 @@ def test_a_sharded_run_goes_on_bitwise_and_on_another_mesh(folder: Path, tmp_pat
     whole, before = weights(output), losses(output)
     on_another_mesh = ("parallel.shard=1", "parallel.tensor=2")
     for changes in ((), on_another_mesh):
-        shutil.rmtree(output / "checkpoints" / "step-00000020")
+        shutil.rmtree(output / "checkpoints" / "step-00000040")
         shutil.rmtree(output / "model")
         resumed = run(recipe, *changes, "--resume", processes=2)
         assert resumed.returncode == 0, resumed.stderr

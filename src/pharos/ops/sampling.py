@@ -24,8 +24,8 @@ from torch.nn.functional import embedding, pad
 from pharos.core import SamplingParams
 from pharos.ops.native import choose, takes_scores
 
-COLDEST = 1e-30
-"""Temperatures below it are taken for it: float32 would make zero of them."""
+COLDEST, HOTTEST = 1e-30, 1e30
+"""Temperatures beyond are taken for these: float32 would make zero or infinity of them."""
 LAST_RESORT = -1e30
 """Added to a token that is not to be drawn unless every other one is forbidden."""
 
@@ -60,12 +60,17 @@ def sample(
     legal. Logits in float32 may be written to where there is a mask."""
     if seen is not None:
         logits_BV = penalized(logits_BV.float(), params, seen)
-    if not takes_scores(logits_BV):
+    if logits_BV.dtype == torch.float16:  # which the kernel does not read
+        logits_BV = logits_BV.float()
+    is_truncated = [_is_truncated(p) for p in params]
+    if all(is_truncated) or not takes_scores(logits_BV):
         return _sample_by_torch(logits_BV, params, uniforms, mask_BW)
-    temperatures = [max(p.temperature, COLDEST) if p.temperature else 0.0 for p in params]
+    temperatures = [
+        0.0 if left else _temperature(p) for p, left in zip(params, is_truncated, strict=True)
+    ]
     ids_B = choose(logits_BV, temperatures, uniforms, mask_BW)
-    found = zip(params, ids_B.tolist(), strict=True)
-    left = [row for row, (p, id_) in enumerate(found) if id_ < 0 or _is_truncated(p)]
+    found = zip(ids_B.tolist(), is_truncated, strict=True)
+    left = [row for row, (id_, is_left) in enumerate(found) if id_ < 0 or is_left]
     if left:
         mask = None if mask_BW is None else mask_BW[left]
         of_left = [params[row] for row in left], [uniforms[row] for row in left]
@@ -178,9 +183,8 @@ def probabilities(logits_BV: Tensor, params: Sequence[SamplingParams]) -> Tensor
     """The distribution `[B, V]` that is drawn from: temperature, then top-k, top-p and min-p. The
     likeliest token is always in it; a temperature of 0 counts as 1."""
     column = partial(_column, params, like=logits_BV)
-    temperature_B1 = column("temperature")
-    is_zero = torch.tensor([[p.temperature == 0.0] for p in params], device=logits_BV.device)
-    temperature_B1 = temperature_B1.clamp(min=COLDEST).masked_fill(is_zero, 1.0)
+    temperatures = [[_temperature(p) or 1.0] for p in params]
+    temperature_B1 = torch.tensor(temperatures, device=logits_BV.device)
     logits_BV = logits_BV.float()
     logits_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)).div_(temperature_B1)
     rows = [row for row, p in enumerate(params) if p.top_k or p.top_p < 1.0]
@@ -231,6 +235,11 @@ def needs_seen(params: Sequence[SamplingParams]) -> bool:
     return any(
         p.repetition_penalty != 1.0 or p.presence_penalty or p.frequency_penalty for p in params
     )
+
+
+def _temperature(params: SamplingParams) -> float:
+    """One that float32 can divide by, or 0."""
+    return min(max(params.temperature, COLDEST), HOTTEST) if params.temperature else 0.0
 
 
 def _is_truncated(params: SamplingParams) -> bool:

@@ -13,11 +13,12 @@ SIZES = (256, 512, 1024, 1024, 1024, 1024)
 """Of the square matrices that a CPU is measured with. Few processors multiply float16 at speed: the
 others are not asked for the larger ones."""
 MEASURED_S = 0.1
+"""Seconds after which no larger ones are multiplied."""
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second at best, of one device: from the data sheet for a GPU that
-    is known (0 for another), by multiplying two matrices for a CPU."""
+    is known (0 for another), by multiplying matrices for a CPU."""
     if device.type == "cuda":
         flops = known_flops(torch.cuda.get_device_name(device)) or 0.0
         return flops / (1 if dtype != torch.float32 else 2)
@@ -26,7 +27,8 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 @cache
 def _measured_flops(dtype: torch.dtype, num_threads: int) -> float:
-    """By so many threads of torch."""
+    """By so many threads of torch, which a first product wakes."""
+    _seconds(torch.ones(SIZES[0], SIZES[0], dtype=dtype))
     best, began = 0.0, time.perf_counter()
     for size in SIZES:
         best = max(best, 2 * size**3 / _seconds(torch.ones(size, size, dtype=dtype)))

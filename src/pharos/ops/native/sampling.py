@@ -20,8 +20,8 @@ from torch import Tensor
 from pharos.ops.native.linear import DTYPES
 from pharos.ops.native.load import library
 
-AMONG = 64
-"""Tokens that are first looked at as one. So says `kernels.c`."""
+BLOCK = 64
+"""Tokens that are first looked at as one: AMONG in `kernels.c`."""
 LEAST = 4096
 """Of a smaller vocabulary torch looks at all tokens in no time."""
 
@@ -46,8 +46,9 @@ def choose(
 ) -> Tensor:
     """`[B]`: the likeliest token of a row, the first of equal ones, where its temperature is 0; or
     that at which the cumulative weights `exp(score / temperature)` pass the row's uniform number,
-    in [0, 1), of them all. Of a mask, bit `t % 32` of word `t // 32` is set where token `t` is
-    legal. -1 where a legal score is no number, or the largest is not finite."""
+    in [0, 1), of them all (temperatures are then from 1e-30 to 1e30). Of a mask, bit `t % 32` of
+    word `t // 32` is set where token `t` is legal. -1 where a legal score is no number, or the
+    largest is not finite."""
     loaded, num_threads = library(), torch.get_num_threads()
     num_rows, vocab_size = scores_BV.shape
     assert loaded is not None and len(temperatures) == len(uniforms) == num_rows, num_rows
@@ -58,7 +59,7 @@ def choose(
         mask_BW = np.ascontiguousarray(mask_BW, dtype=np.int32)
         assert mask_BW.shape == (num_rows, -(-vocab_size // 32)), mask_BW.shape
     ids_B = torch.empty(num_rows, dtype=torch.int64)
-    memory = torch.empty(num_threads * -(-vocab_size // AMONG), dtype=torch.float64)
+    memory = torch.empty(num_threads * -(-vocab_size // BLOCK), dtype=torch.float64)
     loaded.choose(
         scores_BV.data_ptr(),
         None if mask_BW is None else mask_BW.ctypes.data,
