@@ -58,13 +58,9 @@ def ranked(scores: Sequence[float]) -> list[int]:
     return sorted(range(len(scores)), key=lambda i: -scores[i])
 
 
-def mask_of(legal: Sequence[set[int] | None]) -> NDArray[np.int32]:
-    """Of a vocabulary of up to 64 tokens. None is no mask."""
-    mask = np.zeros((len(legal), 2), dtype=np.uint32)
-    for row, ids in enumerate(legal):
-        for id_ in range(64) if ids is None else ids:
-            mask[row, id_ // 32] |= np.uint32(1 << id_ % 32)
-    return mask.view(np.int32)
+def packed(is_legal_BV: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """A mask of a vocabulary whose size words of 32 tokens divide."""
+    return np.packbits(is_legal_BV, axis=1, bitorder="little").view(np.int32)
 
 
 # Which tokens are left
@@ -219,7 +215,8 @@ def test_of_no_numbers_a_token_of_the_vocabulary_is_drawn(
 )
 def test_only_legal_tokens_keep_their_scores(legal: list[set[int] | None]) -> None:
     scores, before = random_logits(len(legal)), random_logits(len(legal))
-    mask_scores(scores, mask_of(legal))
+    is_legal = [[ids is None or id_ in ids for id_ in range(64)] for ids in legal]
+    mask_scores(scores, packed(np.array(is_legal)))
     for row, ids in enumerate(legal):
         kept = set(torch.nonzero(scores[row].isfinite())[:, 0].tolist())
         assert kept == (set(range(50)) if ids is None else ids)
@@ -229,14 +226,15 @@ def test_only_legal_tokens_keep_their_scores(legal: list[set[int] | None]) -> No
 @pytest.mark.parametrize("temperature", [1e-320, 1e-30, 1e30, 1e39, 1.7e308])
 def test_at_any_temperature_legal_tokens_alone_are_drawn(temperature: float) -> None:
     """At none the likeliest of them, at the highest any of them."""
-    logits, legal = random_logits(99), [{7, 33, 49}] * 99
+    legal = [7, 33, 49]
     params = [SamplingParams(temperature=temperature)] * 99
-    drawn = sample(logits, params, [(i + 0.5) / 99 for i in range(99)], mask_BW=mask_of(legal))
-    likeliest_of_row = [max({7, 33, 49}, key=row.__getitem__) for row in random_logits(99)]
+    uniforms = [(i + 0.5) / 99 for i in range(99)]
+    mask = packed(np.isin(np.arange(64), legal)[None].repeat(99, axis=0))
+    drawn = sample(random_logits(99), params, uniforms, mask_BW=mask)
     if temperature < 1:
-        assert drawn.tolist() == likeliest_of_row
+        assert drawn.tolist() == [max(legal, key=row.__getitem__) for row in random_logits(99)]
     else:
-        assert drawn.tolist() == [7] * 33 + [33] * 33 + [49] * 33
+        assert drawn.tolist() == [id_ for id_ in legal for _ in range(33)]
 
 
 def test_no_rows_are_no_tokens() -> None:
